@@ -1,0 +1,144 @@
+"""Any picture a person has, as one kind of array; and arrays back to files."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from airl.files import atomic_write
+
+MAX_PIXELS = 150_000_000  # beyond this a picture is taken for a decompression bomb
+
+Picture = str | Path | bytes | Image.Image | np.ndarray
+
+
+def load(source: Picture) -> np.ndarray:
+    """Read a picture as uint8 (H, W, 3) RGB, upright as its EXIF orientation says.
+
+    source: a file's path, an encoded file's bytes, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or
+    (H, W, 4) of uint8, uint16, bool or float in [0, 1]. Grey becomes three equal channels; palettes and CMYK are
+    converted; 16 bits are scaled to 8; transparency is laid over white, since the colours under it are arbitrary;
+    of an animation the first frame is taken. Memory stays below about 8 bytes a pixel at any size.
+
+    Raises FileNotFoundError for a path that is not there; ValueError, which names the file, for one that is not a
+    picture or is truncated, for more than MAX_PIXELS, and for an array of another shape, type or range; TypeError
+    for anything else.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_pil(source, "the PIL image")
+    if isinstance(source, bytes | bytearray):
+        name, file = f"the picture in {len(source):,} bytes", io.BytesIO(source)
+    elif isinstance(source, str | Path):
+        name, file = str(source), Path(source).expanduser()
+        if not file.exists():
+            raise FileNotFoundError(f"there is no picture at {name} (the working folder is {Path.cwd()})")
+    else:
+        raise TypeError(f"a picture is a path, bytes, a PIL image or an array, not a {type(source).__name__}")
+
+    try:
+        with warnings.catch_warnings():  # Pillow warns, and far beyond refuses; the limit here is one, and clear
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise ValueError(_too_large(name)) from error
+    except OSError as error:
+        raise ValueError(f"{name} is not a picture that can be read: {error}") from error
+    with image:
+        return _from_pil(image, name)
+
+
+def _too_large(name: str, size: tuple[int, int] | None = None) -> str:
+    is_large = f"is {size[0]} x {size[1]} pixels" if size else "is too large"
+    return f"{name} {is_large}; the limit is {MAX_PIXELS // 1_000_000} megapixels: make it smaller"
+
+
+def _from_pil(image: Image.Image, name: str) -> np.ndarray:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(_too_large(name, image.size))
+    if not image.width * image.height:
+        raise ValueError(f"{name} is empty: {image.width} x {image.height} pixels")
+    try:
+        image = ImageOps.exif_transpose(image)  # decodes the file
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on bad files
+        raise ValueError(f"{name} is damaged or truncated: {error}") from error
+
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, 4_000_000 // image.width)  # in strips, so that conversions do not double the memory
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        strip.info = image.info  # where some formats keep the transparent colour
+        array[top : top + rows] = _strip_to_rgb(strip, name)
+    return array
+
+
+def _strip_to_rgb(strip: Image.Image, name: str) -> np.ndarray:
+    if strip.mode[0] in "IF":  # one channel of 16 or 32 bits, which Pillow's own conversion would clip
+        values = np.asarray(strip)
+        if values.min() < 0 or values.max() > 65535 or strip.mode[0] == "F":
+            raise ValueError(f"{name} holds 32-bit values; pass an array scaled to uint8, or to floats in [0, 1]")
+        return _from_array(values.astype(np.uint16))
+    if strip.has_transparency_data:
+        strip = strip.convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        strip = Image.alpha_composite(white, strip)
+    return np.asarray(strip.convert("RGB"))
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[..., None]  # (H, W) -> (H, W, 1)
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
+        raise ValueError(f"a picture is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); this array is {array.shape}")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ValueError(_too_large("the array", (array.shape[1], array.shape[0])))
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257
+    elif np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
+            raise ValueError(f"a float picture is in [0, 1]; this array is in [{array.min()}, {array.max()}]")
+        array = (array * 255 + 0.5).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ValueError(f"a picture is uint8, uint16, bool or float; this array is {array.dtype}")
+    if array.shape[2] == 4:
+        alpha = array[..., 3:].astype(np.uint16)
+        array = ((array[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def central_square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The largest square in a picture's middle, resized (bicubic, antialiased): uint8 (H, W, 3) -> (size, size, 3)."""
+    return np.array(ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BICUBIC))
+
+
+def save(array: np.ndarray, path: str | Path, overwrite: bool = False) -> Path:
+    """Write uint8 (H, W, 3) RGB, uint8 (H, W, 4) RGBA or a bool mask (H, W), as 0 and 255, to a file.
+
+    The suffix says the format (use .png for masks and RGBA). The file appears whole or not at all. Raises
+    FileExistsError for a file that is there already unless `overwrite`, ValueError for an array or a suffix that
+    cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already; pass overwrite=True to replace it")
+    if not (
+        (array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (3, 4))
+        or (array.dtype == np.bool_ and array.ndim == 2)
+    ):
+        raise ValueError(f"expected uint8 (H, W, 3 or 4) or bool (H, W), got {array.dtype} {array.shape}")
+    image = Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"no picture format has the suffix {path.suffix!r} of {path}; use .png")
+    with atomic_write(path) as temporary:
+        try:
+            image.save(temporary)
+        except (OSError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno:  # the disk's, not the format's
+                raise
+            raise ValueError(f"{path} cannot hold a picture of mode {image.mode}: {error}; use .png") from error
+    return path

@@ -1,0 +1,49 @@
+"""What the notebooks ask before they start: how large a run suits this machine, and where to keep its results."""
+
+import os
+from pathlib import Path
+
+from airl import runtime
+
+PROFILES = ("full", "quick")
+
+
+def choose_profile(wanted: str = "auto") -> str:
+    """"full" where there is a CUDA GPU, "quick" elsewhere, unless `wanted` or AIRL_PROFILE (which wins) says it.
+
+    Prints which and why in one line. Raises ValueError for another name.
+    """
+    override = os.environ.get("AIRL_PROFILE", "auto")
+    hardware = runtime.choose()
+    for name, source in ((override, "AIRL_PROFILE says so"), (wanted, "PROFILE says so")):
+        if name in PROFILES:
+            why = source
+            break
+        if name != "auto":
+            raise ValueError(f"the profile is {name!r} ({source}); expected 'auto', 'full' or 'quick'")
+    else:
+        has_gpu = hardware.device.type == "cuda"
+        name, why = ("full", "there is a CUDA GPU") if has_gpu else ("quick", "there is no CUDA GPU")
+    print(f"profile {name}: {why}; running on {hardware}")
+    return name
+
+
+def out_folder(name: str, drive_folder: str = "") -> Path:
+    """A folder for results, made if missing: out/NAME, or NAME in a folder of the user's Google Drive (in Colab).
+
+    Raises RuntimeError if a Drive folder is asked for outside Colab.
+    """
+    root = Path("out")
+    if drive_folder:
+        try:
+            from google.colab import drive
+        except ImportError as error:
+            raise RuntimeError(
+                f"DRIVE_FOLDER is {drive_folder!r}, but Google Drive can be mounted in Colab only; leave it empty here"
+            ) from error
+        drive.mount("/content/drive")
+        root = Path("/content/drive/MyDrive") / drive_folder
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"results go to {folder}")
+    return folder

@@ -1,0 +1,92 @@
+"""What hardware is here and which arithmetic suits it: the one place that asks."""
+
+import os
+import platform
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and the precision of the matrix products on it; `str(runtime)` says both in one line."""
+
+    device: torch.device
+    precision: str  # "fp32", "bf16" or "fp16"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
+
+    def autocast(self) -> AbstractContextManager:
+        """Autocast to `dtype` on the device; does nothing for fp32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32")
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """A loss scaler, active for fp16 alone: its exponent is too short for small gradients."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def random_state(self) -> dict[str, torch.Tensor]:
+        """The states of torch's own generators on the CPU and on the device, for a checkpoint."""
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def set_random_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put back what `random_state` gave. A state saved on another kind of device is put back where it fits."""
+        torch.set_rng_state(state["cpu"])
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
+    def __str__(self) -> str:
+        return f"{device_name(self.device)}, {self.precision}"
+
+
+def choose(device: str | torch.device = "auto", precision: str = "auto") -> Runtime:
+    """Choose the device ("auto": CUDA where there is a GPU, else the CPU) and the precision.
+
+    Precision "auto" goes by what the hardware computes fast: on CUDA bf16 from compute capability 8.0 up and
+    fp16 below (`torch.cuda.is_bf16_supported` also says yes where bf16 is emulated, as on a T4); on a CPU bf16
+    where it has instructions for it; else fp32. Raises ValueError for an unknown precision or a device that is
+    not there.
+    """
+    if device == "auto":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} was asked for, but torch sees no CUDA GPU; use 'auto' or 'cpu'")
+    if precision == "auto":
+        precision = _fast_precision(device)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected 'auto' or one of {list(PRECISIONS)}")
+    return Runtime(device, precision)
+
+
+def _fast_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bf16"
+    return "fp32"
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware behind `device`, such as "Tesla T4 (compute capability 7.5)" or "AMD EPYC (2 threads)"."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+    if device.type == "cpu":
+        return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+    return str(device)
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

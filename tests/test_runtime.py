@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from airl import notebook, runtime
+
+
+def fake_gpu(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla")
+
+
+@pytest.mark.parametrize(
+    "capability, precision", [((6, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16"), ((12, 0), "bf16")]
+)
+def test_precision_on_cuda_goes_by_compute_capability(monkeypatch, capability, precision):
+    """A T4 (7.5) says that it supports bf16, and emulates it."""
+    fake_gpu(monkeypatch, capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: True)
+    here = runtime.choose()
+    assert (here.device.type, here.precision) == ("cuda", precision)
+    assert f"compute capability {capability[0]}.{capability[1]}" in str(here)
+
+
+def test_each_process_of_torchrun_takes_its_own_gpu(monkeypatch):
+    fake_gpu(monkeypatch, (8, 0))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert runtime.choose().device == torch.device("cuda:3")
+
+
+@pytest.mark.parametrize("avx, amx, precision", [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")])
+def test_precision_on_a_cpu_goes_by_its_instructions(monkeypatch, avx, amx, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert runtime.choose().precision == precision
+
+
+def test_autocast_and_scaler_follow_the_precision():
+    a, b = torch.ones(2, 2), torch.ones(2, 2)
+    for precision, dtype in runtime.PRECISIONS.items():
+        here = runtime.choose("cpu", precision)
+        with here.autocast():
+            assert (a @ b).dtype == dtype
+        assert here.grad_scaler().is_enabled() == (precision == "fp16")
+
+
+def test_random_state_is_put_back():
+    here = runtime.choose("cpu")
+    state = here.random_state()
+    first = torch.rand(3)
+    here.set_random_state(state)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_what_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="'cuda' was asked for, but torch sees no CUDA GPU"):
+        runtime.choose("cuda")
+    with pytest.raises(ValueError, match="precision is 'fp8'"):
+        runtime.choose("cpu", "fp8")
+
+
+@pytest.mark.parametrize(
+    "gpu, wanted, variable, profile, why",
+    [
+        (False, "auto", None, "quick", "there is no CUDA GPU"),
+        (True, "auto", None, "full", "there is a CUDA GPU"),
+        (True, "quick", None, "quick", "PROFILE says so"),
+        (False, "full", None, "full", "PROFILE says so"),
+        (True, "full", "quick", "quick", "AIRL_PROFILE says so"),
+        (False, "quick", "auto", "quick", "PROFILE says so"),
+    ],
+)
+def test_the_profile_and_why(monkeypatch, capsys, gpu, wanted, variable, profile, why):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if gpu:
+        fake_gpu(monkeypatch, (7, 5))
+    monkeypatch.delenv("AIRL_PROFILE", raising=False)
+    if variable:
+        monkeypatch.setenv("AIRL_PROFILE", variable)
+    assert notebook.choose_profile(wanted) == profile
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"profile {profile}: {why};") and printed.count("\n") == 1
+
+
+def test_an_unknown_profile_is_named(monkeypatch):
+    monkeypatch.setenv("AIRL_PROFILE", "fast")
+    with pytest.raises(ValueError, match="profile is 'fast' .AIRL_PROFILE says so."):
+        notebook.choose_profile("auto")
+
+
+def test_a_drive_folder_outside_colab_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert notebook.out_folder("q1/run").resolve() == tmp_path / "out" / "q1" / "run"
+    with pytest.raises(RuntimeError, match="DRIVE_FOLDER is 'airl', but Google Drive can be mounted in Colab only"):
+        notebook.out_folder("q1/run", "airl")
