@@ -1,0 +1,26 @@
+"""Train a Vision Transformer on CIFAR-10 (or another data set of small images), evaluate it, look inside it."""
+
+from airl.vit.data import Dataset, Split, load_dataset
+from airl.vit.evaluate import Evaluation, Prediction, attention_rollout, evaluate, predict
+from airl.vit.model import ViT, ViTConfig
+from airl.vit.recipes import MODELS, RECIPES, TrainConfig
+from airl.vit.train import TrainingDiverged, TrainResult, train
+
+__all__ = [
+    "MODELS",
+    "RECIPES",
+    "Dataset",
+    "Evaluation",
+    "Prediction",
+    "Split",
+    "TrainConfig",
+    "TrainResult",
+    "TrainingDiverged",
+    "ViT",
+    "ViTConfig",
+    "attention_rollout",
+    "evaluate",
+    "load_dataset",
+    "predict",
+    "train",
+]

@@ -1,0 +1,101 @@
+"""Train, evaluate and predict from a shell:
+
+python -m airl.vit train --data cifar10 --recipe assignment --out runs/q1
+python -m airl.vit evaluate --model runs/q1/model --data cifar10
+python -m airl.vit predict --model runs/q1/model cat.jpg dog.png
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+
+import torch
+
+from airl import runtime, vit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0, or 1 after printing an error to stderr (for `predict`: if any file failed)."""
+    args = _parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def train(args: argparse.Namespace) -> int:
+    config = vit.RECIPES[args.recipe]
+    given = {name: getattr(args, name) for name in ("epochs", "batch_size", "seed", "precision", "compile")}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    data = vit.load_dataset(args.data, root=args.root)
+    torch.manual_seed(config.seed)
+    shape = replace(
+        vit.MODELS[args.recipe], image_size=data.train.images.shape[-1], num_classes=data.num_classes
+    )
+    result = vit.train(vit.ViT(shape), data, config, args.out, resume=args.resume, device=args.device)
+    print(f"last epoch's test accuracy {result.accuracy:.2%}; best epoch's {result.best_epoch_accuracy:.2%}")
+    print(f"model: {result.out_dir / 'model'}")
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    model = vit.ViT.from_pretrained(args.model).to(runtime.choose(args.device).device)
+    data = vit.load_dataset(args.data, root=args.root)
+    report = vit.evaluate(model, data.test)
+    print(report)
+    for name, accuracy in report.per_class.items():
+        print(f"{accuracy:8.2%}  {name}")
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    model = vit.ViT.from_pretrained(args.model).to(runtime.choose(args.device).device)
+    failed = 0
+    for file in args.files:
+        try:
+            prediction = vit.predict(model, file)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        ranked = list(prediction.probabilities.items())[:3]
+        print(f"{file}: " + ", ".join(f"{label} {probability:.1%}" for label, probability in ranked))
+    return failed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airl.vit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    on_data = argparse.ArgumentParser(add_help=False)
+    on_data.add_argument("--data", default="cifar10", help="cifar10, cifar100, shapes or a folder (default: cifar10)")
+    on_data.add_argument("--root", default="data", help="where CIFAR is kept or downloaded to (default: data)")
+    on_device = argparse.ArgumentParser(add_help=False)
+    on_device.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    on_model = argparse.ArgumentParser(add_help=False)
+    on_model.add_argument("--model", required=True, help="a folder that train wrote (OUT/model), or a name on the Hub")
+
+    command = commands.add_parser("train", parents=[on_data, on_device], help="train a model")
+    command.add_argument("--recipe", choices=vit.RECIPES, default="assignment", help="default: assignment")
+    command.add_argument("--out", required=True, help="folder of the checkpoint, the history and the model")
+    command.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
+    command.add_argument("--epochs", type=int, help="instead of the recipe's")
+    command.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    command.add_argument("--seed", type=int, help="instead of the recipe's")
+    command.add_argument("--precision", help="fp32, bf16 or fp16, instead of what the hardware is fast at")
+    command.add_argument("--compile", action="store_true", default=None, help="use torch.compile")
+    command.set_defaults(run=train)
+
+    command = commands.add_parser("evaluate", parents=[on_model, on_data, on_device], help="score a model")
+    command.set_defaults(run=evaluate)
+
+    command = commands.add_parser("predict", parents=[on_model, on_device], help="classify image files")
+    command.add_argument("files", nargs="+", metavar="FILE")
+    command.set_defaults(run=predict)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

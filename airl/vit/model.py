@@ -1,0 +1,288 @@
+"""A Vision Transformer for small images, from first principles.
+
+An image is cut into patches, each patch becomes a token, a class token is put in front, position embeddings are
+added, and pre-norm blocks of attention and MLP follow; the class token (or the mean of all tokens) is classified.
+
+    Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929
+"""
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from airl.files import atomic_folder
+
+
+@dataclass
+class ViTConfig:
+    """The shape of a ViT; the defaults are the assignment's, 6.3 million parameters."""
+
+    image_size: int = 32  # pixels, square
+    patch_size: int = 4  # pixels, square: (32 / 4)^2 = 64 patches
+    num_classes: int = 10
+    dim: int = 256  # width of a token
+    depth: int = 8  # blocks
+    heads: int = 8  # of dim / heads = 32 each
+    mlp_ratio: float = 4.0  # the MLP's hidden width over dim
+    dropout: float = 0.1  # on the embedded tokens, after attention's projection, after both MLP layers
+    drop_path: float = 0.0  # stochastic depth: rises linearly from 0 in the first block to this in the last
+    stem: str = "patch"  # "patch": one linear map a patch; "conv": 3x3 convolutions of stride 2
+    pool: str = "class"  # "class": classify the class token; "mean": no class token, the mean of the tokens
+
+    # What the model was trained on, saved with it, so that to predict it needs nothing else.
+    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)  # of each channel in [0, 1]; these are CIFAR-10's
+    std: tuple[float, ...] = (0.2470, 0.2435, 0.2616)
+    classes: tuple[str, ...] = ()  # names, in the order of the logits
+
+    def __post_init__(self):
+        self.mean, self.std, self.classes = tuple(self.mean), tuple(self.std), tuple(self.classes)
+        for name in ("image_size", "patch_size", "num_classes", "dim", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; "
+                "the patches must tile the image"
+            )
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}; each head takes dim / heads")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a probability in [0, 1)")
+        if self.stem not in ("patch", "conv"):
+            raise ValueError(f"stem is {self.stem!r}; expected 'patch' or 'conv'")
+        if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+            raise ValueError(f"a conv stem halves the image; patch_size {self.patch_size} is not a power of two")
+        if self.pool not in ("class", "mean"):
+            raise ValueError(f"pool is {self.pool!r}; expected 'class' or 'mean'")
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / sqrt(head width)): what each token (row) reads from each other (column); rows sum to 1."""
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, nh, T, T)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each token's weighted mean of the values, (B, nh, T, hs), by the path that is fast on the device at hand."""
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        # The backward pass of scaled_dot_product_attention on a CPU is several times slower than two products.
+        return attention_weights(q, k) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout, for a CPU too: its random numbers come one by one, so take four decisions from each.
+
+    The probability is rounded to a 65,536th.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        keep = draws[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
+        return x * keep.to(x.dtype).div_(1 - self.p)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.proj = nn.Linear(config.dim, config.dim)
+        self.dropout = Dropout(config.dropout)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the tokens x (B, T, dim), each (B, nh, T, hs)."""
+        B, T, _ = x.shape
+        return self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, nh, T, hs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = attention(*self.project(x)).transpose(1, 2).flatten(2)  # (B, nh, T, hs) -> (B, T, dim)
+        return self.dropout(self.proj(x))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        hidden = int(config.dim * config.mlp_ratio)
+        self.fc1 = nn.Linear(config.dim, hidden)
+        self.fc2 = nn.Linear(hidden, config.dim)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, skip a residual branch for each image alone with the given probability.
+
+    Huang et al. 2016, Deep Networks with Stochastic Depth, https://arxiv.org/abs/1603.09382
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * x.new_empty(len(x), 1, 1).bernoulli_(keep) / keep
+
+
+class Block(nn.Module):
+    """Pre-norm: each branch reads the normalised tokens and adds to the plain ones."""
+
+    def __init__(self, config: ViTConfig, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, eps=1e-6)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.dim, eps=1e-6)
+        self.mlp = MLP(config)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def conv_stem(dim: int, patch_size: int) -> nn.Sequential:
+    """3x3 convolutions of stride 2, their width doubling up to dim, then a 1x1.
+
+    Xiao et al. 2021, Early Convolutions Help Transformers See Better, https://arxiv.org/abs/2106.14881
+    """
+    layers, width = [], 3
+    for stage in reversed(range(patch_size.bit_length() - 1)):  # log2(patch_size) halvings
+        layers += [nn.Conv2d(width, dim >> stage, 3, stride=2, padding=1, bias=False)]
+        layers += [nn.BatchNorm2d(dim >> stage), nn.ReLU()]
+        width = dim >> stage
+    return nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))
+
+
+class ViT(nn.Module, PyTorchModelHubMixin):
+    """The classifier: normalised float images (B, 3, H, W) in, logits (B, num_classes) out.
+
+    `save_pretrained(folder)`, `ViT.from_pretrained(folder or Hub name)` and `push_to_hub(name)` keep the
+    configuration and the weights (safetensors).
+    """
+
+    def __init__(self, config: ViTConfig | None = None):
+        super().__init__()
+        self.config = config = config or ViTConfig()
+        self._hub_mixin_config = config  # what save_pretrained writes: this very object, so later changes count
+        tokens = (config.image_size // config.patch_size) ** 2 + (config.pool == "class")
+
+        if config.stem == "conv":
+            self.stem = conv_stem(config.dim, config.patch_size)
+        else:
+            self.stem = nn.Conv2d(3, config.dim, config.patch_size, stride=config.patch_size)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "class" else None
+        self.position = nn.Parameter(torch.zeros(1, tokens, config.dim))
+        self.dropout = Dropout(config.dropout)
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.head = nn.Linear(config.dim, config.num_classes)
+
+        nn.init.trunc_normal_(self.position, std=0.02)
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = self.config.image_size
+        if images.shape[1:] != (3, size, size):
+            raise ValueError(f"images have shape {tuple(images.shape)}; this model expects (B, 3, {size}, {size})")
+        x = self.stem(images).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, patches, dim)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + patches, dim)
+        x = self.dropout(x + self.position)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        x = x[:, 0] if self.class_token is not None else x.mean(dim=1)  # (B, dim)
+        return self.head(x)
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor) -> Tensor:
+        """The attention weights of every block, float (B, depth, heads, T, T), rows summing to 1.
+
+        They are read off while the ordinary forward pass runs on the normalised images (B, 3, H, W). Token 0 is
+        the class token where there is one; the patches follow row by row.
+        """
+        maps = []
+
+        def record(attn: Attention, inputs: tuple[Tensor]) -> None:
+            q, k, _ = attn.project(*inputs)
+            maps.append(attention_weights(q, k))
+
+        hooks = [block.attn.register_forward_pre_hook(record) for block in self.blocks]
+        try:
+            self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(maps, dim=1)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs):
+        """Write config.json, model.safetensors and a model card (README.md) to a folder, each at once.
+
+        A model card already there stays. The other arguments are those of huggingface_hub's ModelHubMixin.
+        """
+        save_directory = Path(save_directory)
+        kwargs.setdefault("repo_id", save_directory.name)
+        with atomic_folder(save_directory) as folder:
+            if (card := save_directory / "README.md").exists():
+                shutil.copy(card, folder)
+            return super().save_pretrained(folder, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **kwargs) -> "ViT":
+        """Read a model, in eval mode, from a folder that `save_pretrained` wrote or from the Hub by "owner/name".
+
+        Raises FileNotFoundError for a local path that is not there, ValueError for a folder that holds no ViT.
+        """
+        name = str(name_or_path)
+        if not os.path.isdir(name):
+            if os.path.exists(name) or os.path.isabs(name) or name.count("/") != 1:
+                raise FileNotFoundError(
+                    f"there is no folder {name!r}; expected one that ViT.save_pretrained wrote (train writes "
+                    "OUT_DIR/model), or 'owner/name' on the Hugging Face Hub"
+                )
+            return super().from_pretrained(name, strict=True, **kwargs)
+        try:
+            with contextlib.redirect_stdout(None):  # the mixin announces that it reads a folder
+                return super().from_pretrained(name, strict=True, **kwargs)
+        except Exception as error:  # safetensors, json and torch each have errors of their own
+            raise ValueError(f"{name!r} holds no ViT that ViT.save_pretrained wrote: {error}") from error
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def summary(self) -> str:
+        """Each part of the model and its number of parameters, in the order that an image passes through them."""
+        c = self.config
+        tokens = [self.position] if self.class_token is None else [self.position, self.class_token]
+        parts = [
+            (f"{c.stem} stem: {c.image_size}x{c.image_size} to tokens", self.stem.parameters()),
+            (f"embeddings: positions of {self.position.shape[1]} tokens, class token if any", tokens),
+            (f"{c.depth} blocks: {c.heads} heads, MLP {c.mlp_ratio:g} times as wide", self.blocks.parameters()),
+            ("norm", self.norm.parameters()),
+            (f"head: {c.pool} token to {c.num_classes} classes", self.head.parameters()),
+            ("in all", self.parameters()),
+        ]
+        return "\n".join(f"{sum(p.numel() for p in part):>10,}  {name}" for name, part in parts)

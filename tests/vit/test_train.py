@@ -1,0 +1,360 @@
+"""The loop: it follows torch's own AdamW and cosine, resumes bit for bit, and never loses a checkpoint."""
+
+import csv
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import cross_entropy
+
+from airl import vit
+from airl.vit.train import learning_rate
+
+TINY = vit.ViTConfig(image_size=16, patch_size=8, num_classes=3, dim=24, depth=2, heads=2, dropout=0.1, drop_path=0.1)
+CONFIG = vit.TrainConfig(epochs=3, batch_size=16, precision="fp32")
+
+
+def random_data(train=50, test=20, classes=3, size=16) -> vit.Dataset:
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n):
+        images = torch.randint(256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
+        return vit.Split(images, torch.arange(n) % classes)
+
+    return vit.Dataset("random", split(train), split(test), [f"class {i}" for i in range(classes)])
+
+
+def tiny_model(**changes) -> vit.ViT:
+    torch.manual_seed(0)
+    return vit.ViT(replace(TINY, **changes))
+
+
+def same_weights(a: vit.ViT, b: vit.ViT) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_assignments_recipe_is_the_assignment():
+    config = vit.RECIPES["assignment"]
+    assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (200, 128, 1e-3, 0.05)
+    assert (config.label_smoothing, config.crop_padding, config.flip, config.auto_augment) == (0.1, 4, True, True)
+    assert (config.warmup_epochs, config.random_erasing, config.mixup_alpha, config.cutmix_alpha) == (0, 0, 0, 0)
+    assert config.grad_clip is config.ema_decay is None
+    assert vit.MODELS["assignment"] == vit.ViTConfig()
+
+
+def test_learning_rate_equals_torchs_cosine():
+    """CosineAnnealingLR(T_max=200) stepped once an epoch; both compute in double, by other formulas."""
+    config = vit.RECIPES["assignment"]
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
+    for epoch in range(200):
+        for step in (0, 390):
+            ours = learning_rate(config, epoch * 391 + step, 391)
+            assert ours == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_learning_rate_warms_up_by_step_to_its_peak():
+    config = replace(CONFIG, epochs=10, warmup_epochs=2, lr=1.0)
+    rates = [learning_rate(config, step, 5) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1.0 and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_one_epoch_equals_a_loop_written_with_torch_alone(tmp_path):
+    """Without randomness the run is torch's AdamW on smoothed cross-entropy over the same order of images.
+
+    fp32; the same operations, but the fused AdamW rounds otherwise: 1e-5 of weights of the order of 0.1.
+    """
+    data = random_data(train=40)
+    config = replace(CONFIG, epochs=1, crop_padding=0, flip=False, auto_augment=False)
+    shape = dict(dropout=0.0, drop_path=0.0)
+    ours = vit.train(tiny_model(**shape), data, config, tmp_path).model
+
+    peer = tiny_model(**shape).train()
+    optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, weight_decay=0.05, fused=False)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in data.mean_std())
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    for index in order.split(16):
+        logits = peer((data.train.images[index] / 255 - mean) / std)
+        cross_entropy(logits, data.train.labels[index], label_smoothing=0.1).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for ours_p, peer_p in zip(ours.parameters(), peer.parameters(), strict=True):
+        torch.testing.assert_close(ours_p, peer_p, rtol=0, atol=1e-5)
+
+
+def test_a_run_writes_its_history_and_a_model_that_predicts_the_same(tmp_path):
+    data = random_data()
+    seen = []
+    result = vit.train(tiny_model(), data, CONFIG, tmp_path, on_epoch=lambda history: seen.append(len(history)))
+    assert seen == [1, 2, 3]
+    with open(tmp_path / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [{k: float(v) for k, v in row.items()} for row in rows] == result.history
+    assert result.accuracy == result.history[-1]["test_accuracy"] == vit.evaluate(result.model, data.test).accuracy
+    assert result.best_epoch_accuracy == max(row["test_accuracy"] for row in result.history)
+    again = vit.ViT.from_pretrained(tmp_path / "model")
+    assert same_weights(again, result.model)
+    assert again.config.classes == ("class 0", "class 1", "class 2")
+    assert again.config.mean == pytest.approx(data.mean_std()[0])
+    assert f"{result.accuracy:.2%}" in result.table()
+
+
+def test_the_quick_recipes_ingredients_learn(tmp_path):
+    """Three solid colours are learned in a few epochs by every ingredient at once: EMA, warm-up, mixing, erasing."""
+    data = random_data(train=96)
+    for split in (data.train, data.test):
+        split.images = torch.zeros_like(split.images)
+        split.images[torch.arange(len(split)), split.labels] = 200
+    config = replace(
+        CONFIG, epochs=12, lr=3e-3, warmup_epochs=1, grad_clip=1.0, ema_decay=0.9, auto_augment=False,
+        random_erasing=0.25, mixup_alpha=0.8, cutmix_alpha=1.0,
+    )  # fmt: skip
+    result = vit.train(tiny_model(), data, config, tmp_path)
+    assert result.history[0]["test_loss"] > result.history[-1]["test_loss"]
+    assert result.accuracy == 1.0
+    raw = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+    assert not torch.equal(raw["position"], result.model.position)  # the averaged weights are returned
+
+
+@pytest.mark.parametrize("ema, mixing", [(None, 0.0), (0.9, 0.8)])
+def test_resuming_between_epochs_changes_nothing(tmp_path, ema, mixing):
+    data = random_data()
+    config = replace(CONFIG, ema_decay=ema, mixup_alpha=mixing, cutmix_alpha=mixing, random_erasing=0.3)
+    whole = vit.train(tiny_model(), data, config, tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(history):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        vit.train(tiny_model(), data, config, tmp_path / "parts", on_epoch=stop)
+    parts = vit.train(tiny_model(), data, config, tmp_path / "parts", resume=True)
+    assert same_weights(parts.model, whole.model)
+    assert [row["test_loss"] for row in parts.history] == [row["test_loss"] for row in whole.history]
+
+    third = vit.train(tiny_model(), data, config, tmp_path / "parts", resume=True)  # nothing is left to do
+    assert same_weights(third.model, whole.model) and third.history == parts.history
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_resumes_bit_for_bit(tmp_path):
+    """kill -9 from outside, on the command line's own path; CPU, fp32."""
+    data = random_data(train=600)
+    for split, part in (("train", data.train), ("test", data.test)):
+        for i, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
+            path = tmp_path / "data" / split / str(label.item()) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    command = [
+        sys.executable, "-m", "airl.vit", "train", "--data", tmp_path / "data", "--recipe", "quick",
+        "--epochs", "3", "--batch-size", "8", "--precision", "fp32", "--resume",
+    ]  # fmt: skip
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed" / "checkpoint.pt"
+    with subprocess.Popen([*command, "--out", checkpoint.parent], **quiet) as run:
+        deadline = time.monotonic() + 100
+        while not (history := checkpoint.with_name("history.csv")).exists():  # written just after the checkpoint
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.5 * float(next(csv.DictReader(history.open()))["seconds"]))  # into the second epoch
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    assert torch.load(checkpoint, weights_only=True)["epoch"] < 3
+
+    for name in ("killed", "whole"):
+        subprocess.run([*command, "--out", tmp_path / name], check=True, **quiet)
+    killed, whole = (vit.ViT.from_pretrained(tmp_path / name / "model") for name in ("killed", "whole"))
+    assert same_weights(killed, whole)
+    killed, whole = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("killed", "whole"))
+    assert torch.equal(killed["random"][0]["generator"], whole["random"][0]["generator"])
+    assert torch.equal(killed["random"][0]["torch"]["cpu"], whole["random"][0]["torch"]["cpu"])
+    assert killed["step"] == whole["step"] == 3 * 600 // 8
+
+
+WORKER = """
+import os, sys, torch
+sys.path.insert(0, {tests!r})
+from airl import vit
+from test_train import PLAIN, random_data, tiny_model
+
+train_module = sys.modules["airl.vit.train"]
+real = train_module._augmented
+def spy(images, labels, *rest):
+    # With the images' own numbers for labels it tells which images this process was given.
+    seen.append([n for _, _, numbers in real(images, torch.arange(len(labels)), *rest) for n in numbers.tolist()])
+    return real(images, labels, *rest)
+train_module._augmented = spy
+
+for count in (40, 37):
+    seen = []
+    model = vit.train(tiny_model(dropout=0.0, drop_path=0.0), random_data(train=count), PLAIN, f"{{count}}").model
+    torch.save({{"seen": seen, "weights": model.state_dict()}}, f"{{count}}/rank{{os.environ['RANK']}}.pt")
+"""
+PLAIN = replace(CONFIG, epochs=2, batch_size=9, crop_padding=0, flip=False, auto_augment=False)
+
+
+def test_two_processes_train_one_model_and_see_each_image_once(tmp_path):
+    """torchrun with gloo; batches of 9, so the shares differ by one.
+
+    Of 40 images the last batch is 4. Of 37 one is left over, too few for two processes: it joins the batch before.
+    Without dropout and augmentation the weights are also those of a single process. Gradients are summed in another
+    order, and AdamW blows rounding up where a gradient is near 0: a tenth of one step of 1e-3 is allowed.
+    """
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(tests=os.path.dirname(__file__)))
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script],
+        cwd=tmp_path, check=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
+    )  # fmt: skip
+    for count in (40, 37):
+        first, second = (torch.load(tmp_path / f"{count}/rank{rank}.pt", weights_only=True) for rank in (0, 1))
+        for name, value in first["weights"].items():
+            assert torch.equal(value, second["weights"][name]), name
+        for epoch in range(2):
+            assert first["seen"][epoch] and second["seen"][epoch]
+            assert sorted(first["seen"][epoch] + second["seen"][epoch]) == list(range(count))
+        assert first["seen"][0] != first["seen"][1]  # another order in another epoch
+        if count == 40:
+            alone = vit.train(tiny_model(dropout=0.0, drop_path=0.0), random_data(train=40), PLAIN, tmp_path / "one")
+            for name, value in alone.model.state_dict().items():
+                torch.testing.assert_close(first["weights"][name], value, rtol=0, atol=1e-4)
+
+
+# What can go wrong.
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder with a finished run of one epoch, its data, and the bytes of its checkpoint."""
+    data = random_data()
+    config = replace(CONFIG, epochs=1)
+    vit.train(tiny_model(), data, config, tmp_path)
+    return tmp_path, data, config, (tmp_path / "checkpoint.pt").read_bytes()
+
+
+def test_a_checkpoint_is_not_overwritten_unless_resumed(finished):
+    folder, data, config, before = finished
+    with pytest.raises(FileExistsError, match="holds another run; pass resume=True"):
+        vit.train(tiny_model(), data, config, folder)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+def test_other_settings_are_refused_by_name(finished):
+    folder, data, config, before = finished
+    with pytest.raises(ValueError) as caught:
+        vit.train(tiny_model(depth=3), data, replace(config, lr=5e-4, epochs=2), folder, resume=True)
+    for line in (
+        "recipe.lr: 0.001 in the checkpoint, 0.0005 now",
+        "recipe.epochs: 1 in the checkpoint, 2 now",
+        "model.depth: 2 in the checkpoint, 3 now",
+    ):
+        assert line in str(caught.value)
+    assert "batch_size" not in str(caught.value)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+def test_the_name_of_a_recipe_is_no_setting(finished):
+    folder, data, config, _ = finished
+    vit.train(tiny_model(), data, replace(config, name="renamed", about="more"), folder, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None, "foreign"])
+def test_a_corrupt_or_foreign_checkpoint_is_named_and_left(finished, content):
+    folder, data, config, before = finished
+    path = folder / "checkpoint.pt"
+    if content == "foreign":
+        torch.save({"state_dict": {}}, path)
+    else:
+        path.write_bytes(before[: len(before) // 2] if content is None else content)
+    damaged = path.read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint.pt .*(cannot be read|is not a checkpoint).* left as it is"):
+        vit.train(tiny_model(), data, config, folder, resume=True)
+    assert path.read_bytes() == damaged
+
+
+def test_a_checkpoint_cannot_run_code(finished):
+    folder, data, config, _ = finished
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(folder / "pwned"),))
+
+    torch.save({"model": Evil()}, folder / "checkpoint.pt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        vit.train(tiny_model(), data, config, folder, resume=True)
+    assert not (folder / "pwned").exists()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+    """The kernel refuses to let any file grow past 60 kB, after the first epoch's checkpoint was written."""
+    data = random_data()
+
+    def fill_the_disk(history):
+        if len(history) == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match=r"cannot save .*checkpoint.pt .*already there is untouched"):
+            vit.train(tiny_model(), data, CONFIG, tmp_path, on_epoch=fill_the_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "history.csv"]
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 1
+    resumed = vit.train(tiny_model(), data, CONFIG, tmp_path, resume=True)
+    assert len(resumed.history) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    data = random_data()
+    model = tiny_model()
+
+    def poison(history):
+        if len(history) == 2:
+            model.head.bias.data.fill_(math.nan)
+
+    with pytest.raises(vit.TrainingDiverged, match="loss became nan in epoch 3"):
+        vit.train(model, data, CONFIG, tmp_path, on_epoch=poison)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert saved["epoch"] == 2 and all(torch.isfinite(value).all() for value in saved["model"].values())
+
+
+@pytest.mark.parametrize(
+    "changes, shape, message",
+    [
+        (dict(batch_size=51), {}, "batch_size is 51; expected at most the 50 training images"),
+        ({}, dict(image_size=32), "random has images of .*16, 16.*image_size is 32"),
+        ({}, dict(num_classes=10), "random has 3 classes; the model's num_classes is 10"),
+        (dict(precision="int8"), {}, "precision is 'int8'"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, changes, shape, message):
+    with pytest.raises(ValueError, match=message):
+        vit.train(tiny_model(**shape), random_data(), replace(CONFIG, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(epochs=0), "epochs is 0"),
+        (dict(lr=-1.0), "lr is -1.0"),
+        (dict(warmup_epochs=3), "warmup_epochs is 3; expected less than epochs, 3"),
+        (dict(label_smoothing=1.5), "label_smoothing is 1.5"),
+    ],
+)
+def test_a_wrong_recipe_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes)
