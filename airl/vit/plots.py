@@ -1,0 +1,194 @@
+"""What a person looks at: figures of the data, of a run and of a trained model. Each function returns a Figure."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from airl.vit.augment import augment, normalize
+from airl.vit.data import Dataset, Split
+from airl.vit.evaluate import Evaluation, attention_rollout
+from airl.vit.model import ViT
+from airl.vit.recipes import TrainConfig
+
+TRAIN, TEST, WRONG = "#4c78a8", "#e45756", "#c0392b"
+
+
+def augmentation_preview(data: Dataset, config: TrainConfig, images: int = 6, versions: int = 7) -> Figure:
+    """Training images of different classes (left) and what the recipe's augmentation makes of them."""
+    labels = data.train.labels
+    chosen = [int((labels == c).nonzero()[0]) for c in range(min(images, data.num_classes))]
+    originals = data.train.images[chosen].cpu()
+    generator = torch.Generator().manual_seed(0)
+    rows = augment(
+        originals.repeat_interleave(versions, dim=0),  # (images * versions, 3, H, W)
+        generator,
+        crop_padding=config.crop_padding,
+        flip=config.flip,
+        auto_augment=config.auto_augment,
+    ).unflatten(0, (-1, versions))
+    figure, axes = plt.subplots(len(chosen), versions + 1, figsize=(versions + 1, len(chosen)), squeeze=False)
+    for row, (index, axis_row) in enumerate(zip(chosen, axes, strict=True)):
+        for image, axis in zip([originals[row], *rows[row]], axis_row, strict=True):
+            _show_image(axis, image)
+        axis_row[0].set_ylabel(data.classes[labels[index]], rotation=0, ha="right", va="center")
+    axes[0, 0].set_title("as it is", fontsize=9)
+    axes[0, 1 + versions // 2].set_title("as the model sees it", fontsize=9)
+    return _tight(figure)
+
+
+def training_curves(history: Sequence[dict[str, float]]) -> Figure:
+    """Loss and accuracy by epoch. The training curves are of augmented images, so they may lie below the test's."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    epochs = [row["epoch"] for row in history]
+    marker = "o" if len(epochs) < 30 else None
+    for axis, name in ((left, "loss"), (right, "accuracy")):
+        for split, color in (("train", TRAIN), ("test", TEST)):
+            values = [row[f"{split}_{name}"] for row in history]
+            label = "training images, augmented" if split == "train" else "test images"
+            axis.plot(epochs, values, color=color, marker=marker, markersize=4, label=label)
+        axis.set(xlabel="epoch", title=name.capitalize())
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    last = history[-1]["test_accuracy"]
+    right.annotate(f"{last:.1%}", (epochs[-1], last), (0, 8), textcoords="offset points", ha="right", color=TEST)
+    left.legend()
+    return _tight(figure)
+
+
+class LiveCurves:
+    """An `on_epoch` for `vit.train` that redraws the training curves in place in a notebook."""
+
+    def __init__(self):
+        self.display = None
+
+    def __call__(self, history: Sequence[dict[str, float]]) -> None:
+        from IPython.display import display
+
+        figure = training_curves(history)
+        if self.display is None:
+            self.display = display(figure, display_id=True)
+        else:
+            self.display.update(figure)
+        plt.close(figure)
+
+
+def prediction_grid(split: Split, report: Evaluation, count: int = 12) -> Figure:
+    """Test images with the predicted class and its confidence: above, some at random; below, the surest mistakes."""
+    confidence = report.probabilities.max(dim=1).values
+    sample = torch.randperm(len(report.labels), generator=torch.Generator().manual_seed(0))[:count]
+    wrong = (report.predictions != report.labels).nonzero()[:, 0]
+    surest = wrong[confidence[wrong].argsort(descending=True)][:count]
+    columns = min(count, 6)
+    groups = [("At random", sample), ("The mistakes it is surest of", surest)]
+    heights = [-(-len(chosen) // columns) for _, chosen in groups]
+    figure = plt.figure(figsize=(columns * 1.8, sum(heights) * 2.2 + 0.6), layout="constrained")
+    for part, (title, chosen) in zip(figure.subfigures(2, 1, height_ratios=[h + 0.2 for h in heights]), groups,
+                                     strict=True):  # fmt: skip
+        part.suptitle(title if len(chosen) else "No mistakes", fontweight="bold")
+        if not len(chosen):
+            continue
+        axes = part.subplots(-(-len(chosen) // columns), columns, squeeze=False).flatten()
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, i in zip(axes, chosen.tolist(), strict=False):
+            right = report.predictions[i] == report.labels[i]
+            axis.imshow(split.images[i].permute(1, 2, 0).cpu())
+            text = f"{report.classes[report.predictions[i]]} {confidence[i]:.0%}"
+            if not right:
+                text += f"\nis {report.classes[report.labels[i]]}"
+            axis.set_title(text, fontsize=9, color="black" if right else WRONG)
+    return figure
+
+
+def confusion_matrix(report: Evaluation) -> Figure:
+    """Row by true class: the share of its images that were given each class."""
+    shares = (report.confusion / report.confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
+    C = len(shares)
+    side = max(4.5, 0.62 * C) if C <= 20 else 9
+    figure, axis = plt.subplots(figsize=(side + 1, side))
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(xlabel="predicted class", ylabel="true class")
+    if C <= 20:
+        axis.set_xticks(range(C), report.classes, rotation=45, ha="right")
+        axis.set_yticks(range(C), report.classes)
+        for row, column in np.ndindex(C, C):
+            if shares[row, column] >= 0.005:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axis.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=8, color=color)
+    figure.colorbar(image, format=PercentFormatter(1, decimals=0), fraction=0.046)
+    return _tight(figure)
+
+
+def per_class_accuracy(report: Evaluation) -> Figure:
+    """Accuracy by class, worst first, against the accuracy over all images."""
+    ranked = sorted(report.per_class.items(), key=lambda item: item[1])
+    names, values = zip(*ranked, strict=True)
+    figure, axis = plt.subplots(figsize=(7, 0.32 * len(names) + 1))
+    axis.barh(names, values, color=TRAIN)
+    for row, value in enumerate(values):
+        axis.text(value, row, f" {value:.1%}", va="center", fontsize=9)
+    axis.axvline(report.accuracy, color=TEST, linestyle="--", label=f"all images: {report.accuracy:.1%}")
+    axis.set(xlim=(0, 1.12), xlabel="accuracy")
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="lower right")
+    return _tight(figure)
+
+
+def attention_overlay(model: ViT, images: Tensor, titles: Sequence[str] = ()) -> Figure:
+    """Images, uint8 (B, 3, H, W), and attention rollout over each: brighter patches reach the class token more."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    maps = model.attention_maps(normalize(images.to(device), model.config.mean, model.config.std))
+    model.train(was_training)
+    rollout = attention_rollout(maps).cpu()
+    figure, axes = plt.subplots(2, len(images), figsize=(1.5 * len(images), 3.5), squeeze=False)
+    extent = (-0.5, images.shape[-1] - 0.5, images.shape[-2] - 0.5, -0.5)
+    for column, (image, weights) in enumerate(zip(images, rollout, strict=True)):
+        for axis in axes[:, column]:
+            _show_image(axis, image)
+        axes[0, column].set_title(titles[column] if len(titles) else "", fontsize=9)
+        axes[1, column].images[0].set_alpha(0.5)
+        axes[1, column].imshow(weights, extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")
+    axes[0, 0].set_ylabel("image")
+    axes[1, 0].set_ylabel("attention")
+    return _tight(figure)
+
+
+def position_similarity(model: ViT) -> Figure:
+    """For each patch, the cosine similarity of its position embedding to every other patch's.
+
+    Each small map belongs to the patch at its own place in the grid; what training has learned of the image's rows
+    and columns shows as bright neighbourhoods.
+    """
+    position = model.position.detach().float().cpu()[0, -((model.config.image_size // model.config.patch_size) ** 2) :]
+    side = model.config.image_size // model.config.patch_size
+    unit = torch.nn.functional.normalize(position, dim=1)
+    maps = (unit @ unit.T).view(side, side, side, side)
+    figure, axes = plt.subplots(side, side, figsize=(6.4, 6), squeeze=False, layout="constrained")
+    for row, column in np.ndindex(side, side):
+        image = axes[row, column].imshow(maps[row, column], cmap="viridis", vmin=-1, vmax=1)
+        axes[row, column].set(xticks=[], yticks=[])
+    figure.supxlabel("patch column")
+    figure.supylabel("patch row")
+    figure.colorbar(image, ax=axes, label="cosine similarity", fraction=0.046)
+    return figure
+
+
+def _show_image(axis, image: Tensor) -> None:
+    axis.imshow(image.permute(1, 2, 0).cpu())
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+def _tight(figure: Figure) -> Figure:
+    figure.tight_layout()
+    return figure
