@@ -5,7 +5,9 @@ TORCH  ?= torch==2.13.0 torchvision==0.28.0
 .PHONY: run test clean
 
 run: .venv/ready
-	.venv/bin/python -m airl.run_notebooks
+	rm -rf out/q1
+	AIRL_PROFILE=quick .venv/bin/jupyter nbconvert --execute --to notebook --output-dir out q1.ipynb
+	.venv/bin/jupyter nbconvert --to html --output-dir out out/q1.ipynb
 
 test: .venv/ready
 	.venv/bin/ruff check .
@@ -27,7 +29,7 @@ export DECLARE_OPS
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet $(TORCH)
 	.venv/bin/pip install --quiet --editable '.[test]'
-	.venv/bin/python -c "import torchvision" 2>/dev/null || \
-		echo "$$DECLARE_OPS" >> "$$(echo .venv/lib/python3*/site-packages/torchvision/extension.py)"
+	.venv/bin/python -c "import torchvision" 2>&1 | grep -q "operator torchvision::nms does not exist" && \
+		echo "$$DECLARE_OPS" >> "$$(echo .venv/lib/python3*/site-packages/torchvision/extension.py)" || true
 	.venv/bin/python -c "import torchvision"
 	touch $@

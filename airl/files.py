@@ -25,7 +25,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private to their owner
+        with contextlib.suppress(OSError):  # some mounted drives have no modes
+            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private to their owner
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

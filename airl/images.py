@@ -45,7 +45,9 @@ def load(source: Picture) -> np.ndarray:
             image = Image.open(file)
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large(name)) from error
-    except OSError as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds for a broken file
         raise ValueError(f"{name} is not a picture that can be read: {error}") from error
     with image:
         return _from_pil(image, name)
@@ -63,7 +65,9 @@ def _from_pil(image: Image.Image, name: str) -> np.ndarray:
         raise ValueError(f"{name} is empty: {image.width} x {image.height} pixels")
     try:
         image = ImageOps.exif_transpose(image)  # decodes the file
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on bad files
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds for a broken file
         raise ValueError(f"{name} is damaged or truncated: {error}") from error
 
     array = np.empty((image.height, image.width, 3), np.uint8)

@@ -9,11 +9,11 @@ PROFILES = ("full", "quick")
 
 
 def choose_profile(wanted: str = "auto") -> str:
-    """"full" where there is a CUDA GPU, "quick" elsewhere, unless `wanted` or AIRL_PROFILE (which wins) says it.
+    """ "full" where there is a CUDA GPU, "quick" elsewhere, unless `wanted` or AIRL_PROFILE (which wins) says it.
 
     Prints which and why in one line. Raises ValueError for another name.
     """
-    override = os.environ.get("AIRL_PROFILE", "auto")
+    override = os.environ.get("AIRL_PROFILE") or "auto"
     hardware = runtime.choose()
     for name, source in ((override, "AIRL_PROFILE says so"), (wanted, "PROFILE says so")):
         if name in PROFILES:

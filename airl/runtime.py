@@ -54,11 +54,18 @@ def choose(device: str | torch.device = "auto", precision: str = "auto") -> Runt
     where it has instructions for it; else fp32. Raises ValueError for an unknown precision or a device that is
     not there.
     """
-    if device == "auto":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} was asked for, but torch sees no CUDA GPU; use 'auto' or 'cpu'")
+    wanted = str(device)
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda":
+        wanted = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's, one GPU for each process
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise ValueError(f"device is {wanted!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and device.index >= gpus:
+        raise ValueError(f"device is {wanted!r}, but torch sees {gpus} CUDA GPUs; use 'auto' or 'cpu'")
     if precision == "auto":
         precision = _fast_precision(device)
     if precision not in PRECISIONS:

@@ -6,6 +6,7 @@ from airl import notebook, runtime
 
 def fake_gpu(monkeypatch, capability):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla")
 
@@ -25,7 +26,9 @@ def test_precision_on_cuda_goes_by_compute_capability(monkeypatch, capability, p
 def test_each_process_of_torchrun_takes_its_own_gpu(monkeypatch):
     fake_gpu(monkeypatch, (8, 0))
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert runtime.choose().device == torch.device("cuda:3")
+    assert runtime.choose().device == runtime.choose("cuda").device == torch.device("cuda:3")
+    with pytest.raises(ValueError, match="device is 'cuda:4', but torch sees 4 CUDA GPUs"):
+        runtime.choose("cuda:4")
 
 
 @pytest.mark.parametrize("avx, amx, precision", [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")])
@@ -55,8 +58,10 @@ def test_random_state_is_put_back():
 
 def test_what_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="'cuda' was asked for, but torch sees no CUDA GPU"):
+    with pytest.raises(ValueError, match="device is 'cuda:0', but torch sees 0 CUDA GPUs"):
         runtime.choose("cuda")
+    with pytest.raises(ValueError, match="device is 'gpu'; expected 'auto', 'cpu', 'cuda' or 'cuda:N'"):
+        runtime.choose("gpu")
     with pytest.raises(ValueError, match="precision is 'fp8'"):
         runtime.choose("cpu", "fp8")
 
@@ -70,6 +75,7 @@ def test_what_is_not_there_is_named(monkeypatch):
         (False, "full", None, "full", "PROFILE says so"),
         (True, "full", "quick", "quick", "AIRL_PROFILE says so"),
         (False, "quick", "auto", "quick", "PROFILE says so"),
+        (False, "auto", "", "quick", "there is no CUDA GPU"),
     ],
 )
 def test_the_profile_and_why(monkeypatch, capsys, gpu, wanted, variable, profile, why):
@@ -77,7 +83,7 @@ def test_the_profile_and_why(monkeypatch, capsys, gpu, wanted, variable, profile
     if gpu:
         fake_gpu(monkeypatch, (7, 5))
     monkeypatch.delenv("AIRL_PROFILE", raising=False)
-    if variable:
+    if variable is not None:
         monkeypatch.setenv("AIRL_PROFILE", variable)
     assert notebook.choose_profile(wanted) == profile
     printed = capsys.readouterr().out

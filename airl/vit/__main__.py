@@ -6,12 +6,14 @@ python -m airl.vit predict --model runs/q1/model cat.jpg dog.png
 """
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 
 import torch
 
 from airl import runtime, vit
+from airl.vit.data import NAMES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,20 +30,24 @@ def train(args: argparse.Namespace) -> int:
     config = vit.RECIPES[args.recipe]
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "seed", "precision", "compile")}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
-    data = vit.load_dataset(args.data, root=args.root)
+    data = vit.load_dataset(args.data, root=args.root, image_size=args.image_size)
     torch.manual_seed(config.seed)
-    shape = replace(
-        vit.MODELS[args.recipe], image_size=data.train.images.shape[-1], num_classes=data.num_classes
-    )
+    shape = replace(vit.MODELS[args.recipe], image_size=data.train.images.shape[-1], num_classes=data.num_classes)
     result = vit.train(vit.ViT(shape), data, config, args.out, resume=args.resume, device=args.device)
-    print(f"last epoch's test accuracy {result.accuracy:.2%}; best epoch's {result.best_epoch_accuracy:.2%}")
-    print(f"model: {result.out_dir / 'model'}")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"last epoch's test accuracy {result.accuracy:.2%}; best epoch's {result.best_epoch_accuracy:.2%}")
+        print(f"model: {result.out_dir / 'model'}")
     return 0
 
 
 def evaluate(args: argparse.Namespace) -> int:
     model = vit.ViT.from_pretrained(args.model).to(runtime.choose(args.device).device)
-    data = vit.load_dataset(args.data, root=args.root)
+    size = None if args.data in NAMES else model.config.image_size
+    data = vit.load_dataset(args.data, root=args.root, image_size=size)
+    if model.config.classes and list(model.config.classes) != data.classes:
+        raise ValueError(
+            f"{args.model} knows {', '.join(model.config.classes)}; {args.data} has {', '.join(data.classes)}"
+        )
     report = vit.evaluate(model, data.test)
     print(report)
     for name, accuracy in report.per_class.items():
@@ -81,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--recipe", choices=vit.RECIPES, default="assignment", help="default: assignment")
     command.add_argument("--out", required=True, help="folder of the checkpoint, the history and the model")
     command.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
+    command.add_argument("--image-size", type=int, help="resize the images of a folder to this many pixels, squared")
     command.add_argument("--epochs", type=int, help="instead of the recipe's")
     command.add_argument("--batch-size", type=int, help="instead of the recipe's")
     command.add_argument("--seed", type=int, help="instead of the recipe's")

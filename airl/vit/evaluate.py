@@ -101,7 +101,8 @@ def evaluate(model: ViT, split: Split, *, precision: str = "auto") -> Evaluation
     """
     C = model.config.num_classes
     if len(split.labels) and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < C:
-        raise ValueError(f"labels run up to {int(split.labels.max())}; this model has {C} classes, 0 to {C - 1}")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        raise ValueError(f"labels run from {low} to {high}; this model has {C} classes, 0 to {C - 1}")
     logits = predict_logits(model, split.images, precision=precision)
     return Evaluation(logits, split.labels.cpu(), _classes(model))
 
@@ -128,7 +129,9 @@ def predict(model: ViT, image, *, precision: str = "auto") -> Prediction | list[
     squares = []
     for one in image:
         if isinstance(one, Tensor):
-            one = one.permute(1, 2, 0).numpy(force=True) if one.dim() == 3 else one.numpy(force=True)  # (H, W, 3)
+            if one.dtype != torch.uint8 or one.dim() != 3 or one.shape[0] != 3:
+                raise ValueError(f"a tensor is {one.dtype} {tuple(one.shape)}; expected uint8 (3, H, W)")
+            one = one.permute(1, 2, 0).numpy(force=True)  # (H, W, 3)
         squares.append(torch.from_numpy(central_square(load(one), size)).permute(2, 0, 1))  # (3, size, size)
     predictions = []
     for row in predict_logits(model, torch.stack(squares), precision=precision).softmax(dim=1) if squares else ():
@@ -143,10 +146,11 @@ def _classes(model: ViT) -> tuple[str, ...]:
 
 
 def attention_rollout(maps: Tensor) -> Tensor:
-    """How much each patch reaches the classified token through all blocks, float (B, rows, columns), sums to 1.
+    """How much each patch reaches what is classified through all blocks, float (B, rows, columns), sums to 1.
 
-    `maps`: attention weights (B, depth, heads, T, T) of a model with a class token, from `ViT.attention_maps`.
-    Heads are averaged, and each block's residual connection counts as half.
+    `maps`: attention weights (B, depth, heads, T, T) from `ViT.attention_maps`. What is classified is the class token
+    where there is one (then T is one more than a square), else the mean of all tokens. Heads are averaged, and each
+    block's residual connection counts as half.
     Abnar & Zuidema 2020, Quantifying Attention Flow in Transformers, https://arxiv.org/abs/2005.00928
     """
     B, depth, _, T, _ = maps.shape
@@ -154,8 +158,8 @@ def attention_rollout(maps: Tensor) -> Tensor:
     reach = identity.expand(B, T, T)
     for block in range(depth):
         reach = (maps[:, block].float().mean(dim=1) + identity) / 2 @ reach  # (B, T, T)
-    side = int((T - 1) ** 0.5)
-    if side * side != T - 1:
-        raise ValueError(f"{T} tokens are not a class token and a square of patches")
-    to_patches = reach[:, 0, 1:]  # what the class token gets from each patch
+    side = int(T**0.5)
+    if T not in (side * side, side * side + 1):
+        raise ValueError(f"{T} tokens are no square of patches, with or without a class token")
+    to_patches = reach.mean(dim=1) if side * side == T else reach[:, 0, 1:]  # (B, patches)
     return (to_patches / to_patches.sum(dim=1, keepdim=True)).view(B, side, side)

@@ -9,7 +9,7 @@ added, and pre-norm blocks of attention and MLP follow; the class token (or the 
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,10 @@ class ViTConfig:
             )
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}; each head takes dim / heads")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; expected more than 0")
+        if self.classes and len(self.classes) != self.num_classes:
+            raise ValueError(f"classes holds {len(self.classes)} names; expected num_classes, {self.num_classes}")
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a probability in [0, 1)")
@@ -65,15 +69,15 @@ class ViTConfig:
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q kᵀ / sqrt(head width)): what each token (row) reads from each other (column); rows sum to 1."""
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # (B, nh, T, T)
+    """softmax(q kᵀ / sqrt(head width)), float32: what each token (row) reads of each other one; rows sum to 1."""
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1, dtype=torch.float32)  # (B, nh, T, T)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each token's weighted mean of the values, (B, nh, T, hs), by the path that is fast on the device at hand."""
-    if q.device.type == "cpu" and torch.is_grad_enabled():
-        # The backward pass of scaled_dot_product_attention on a CPU is several times slower than two products.
-        return attention_weights(q, k) @ v
+    if q.device.type == "cpu" and q.dtype != torch.float32 and torch.is_grad_enabled():
+        # In bf16 the backward pass of scaled_dot_product_attention on a CPU is several times slower than two products.
+        return attention_weights(q, k).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -178,7 +182,7 @@ class ViT(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, config: ViTConfig | None = None):
         super().__init__()
-        self.config = config = config or ViTConfig()
+        self.config = config = replace(config or ViTConfig())  # a copy: training writes to it
         self._hub_mixin_config = config  # what save_pretrained writes: this very object, so later changes count
         tokens = (config.image_size // config.patch_size) ** 2 + (config.pool == "class")
 

@@ -21,7 +21,8 @@ TRAIN, TEST, WRONG = "#4c78a8", "#e45756", "#c0392b"
 def augmentation_preview(data: Dataset, config: TrainConfig, images: int = 6, versions: int = 7) -> Figure:
     """Training images of different classes (left) and what the recipe's augmentation makes of them."""
     labels = data.train.labels
-    chosen = [int((labels == c).nonzero()[0]) for c in range(min(images, data.num_classes))]
+    firsts = [(labels == c).nonzero()[:1] for c in range(data.num_classes)]
+    chosen = torch.cat(firsts).flatten().tolist()[:images]
     originals = data.train.images[chosen].cpu()
     generator = torch.Generator().manual_seed(0)
     rows = augment(
@@ -37,7 +38,7 @@ def augmentation_preview(data: Dataset, config: TrainConfig, images: int = 6, ve
             _show_image(axis, image)
         axis_row[0].set_ylabel(data.classes[labels[index]], rotation=0, ha="right", va="center")
     axes[0, 0].set_title("as it is", fontsize=9)
-    axes[0, 1 + versions // 2].set_title("as the model sees it", fontsize=9)
+    axes[0, 1 + versions // 2].set_title("augmented anew each time", fontsize=9)
     return _tight(figure)
 
 
@@ -54,6 +55,7 @@ def training_curves(history: Sequence[dict[str, float]]) -> Figure:
         axis.set(xlabel="epoch", title=name.capitalize())
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
+        axis.margins(y=0.12)
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     last = history[-1]["test_accuracy"]
     right.annotate(f"{last:.1%}", (epochs[-1], last), (0, 8), textcoords="offset points", ha="right", color=TEST)
@@ -88,8 +90,8 @@ def prediction_grid(split: Split, report: Evaluation, count: int = 12) -> Figure
     groups = [("At random", sample), ("The mistakes it is surest of", surest)]
     heights = [-(-len(chosen) // columns) for _, chosen in groups]
     figure = plt.figure(figsize=(columns * 1.8, sum(heights) * 2.2 + 0.6), layout="constrained")
-    for part, (title, chosen) in zip(figure.subfigures(2, 1, height_ratios=[h + 0.2 for h in heights]), groups,
-                                     strict=True):  # fmt: skip
+    parts = figure.subfigures(2, 1, height_ratios=[height + 0.2 for height in heights])
+    for part, (title, chosen) in zip(parts, groups, strict=True):
         part.suptitle(title if len(chosen) else "No mistakes", fontweight="bold")
         if not len(chosen):
             continue
@@ -143,7 +145,7 @@ def per_class_accuracy(report: Evaluation) -> Figure:
 
 
 def attention_overlay(model: ViT, images: Tensor, titles: Sequence[str] = ()) -> Figure:
-    """Images, uint8 (B, 3, H, W), and attention rollout over each: brighter patches reach the class token more."""
+    """Images, uint8 (B, 3, H, W), and attention rollout over each: brighter patches count more for the answer."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

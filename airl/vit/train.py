@@ -101,7 +101,8 @@ def train(
     Writes to `out_dir`: checkpoint.pt after every epoch, history.csv beside it, and at the end model/, which
     `ViT.from_pretrained` reads. With `resume` a run that was stopped at any moment goes on from its last checkpoint
     to the weights it would have had (bit for bit on a CPU); without it, a checkpoint in `out_dir` is refused.
-    `on_epoch` is called with the history after each epoch.
+    `on_epoch` is called with the history after each epoch. Torch's global random numbers are seeded with the recipe's
+    seed. Under torchrun every process must see the same `out_dir`.
 
     Raises ValueError for data that do not fit the model or the batch and for a checkpoint that is damaged or of other
     settings, FileExistsError for a checkpoint in the way, TrainingDiverged for a loss that is not finite, OSError
@@ -111,6 +112,10 @@ def train(
     group = distributed.join(here.device)
     _require_fit(model, data, config, group)
     checkpoint_path = Path(out_dir) / "checkpoint.pt"
+    if len(set(group.gather(checkpoint_path.exists()))) > 1:
+        raise ValueError(
+            f"only some processes see {checkpoint_path}; out_dir must be one folder that all machines share"
+        )
     if checkpoint_path.exists() and not resume:
         raise FileExistsError(
             f"{checkpoint_path} holds another run; pass resume=True to go on with it, or another out_dir"
@@ -132,7 +137,7 @@ def train(
     generator = torch.Generator().manual_seed(config.seed + group.rank)  # the images' order and augmentation
     epochs_done, step, history = 0, 0, []
     settings = {
-        "recipe": {k: v for k, v in asdict(config).items() if k not in ("name", "about")},
+        "recipe": {k: v for k, v in asdict(config).items() if k not in ("name", "about", "compile")},
         "model": asdict(model.config),
         "data": {"train images": len(data.train), "test images": len(data.test)},
         "torchrun": {"processes": group.size},
@@ -150,6 +155,10 @@ def train(
         epochs_done, step, history = saved["epoch"], saved["step"], saved["history"]
         generator.set_state(saved["random"][group.rank]["generator"])
         here.set_random_state(saved["random"][group.rank]["torch"])
+        if group.rank == 0:
+            _write_history(checkpoint_path, history)  # the run may have been killed between the two
+            for unfinished in checkpoint_path.parent.glob(f".{checkpoint_path.stem}.*"):
+                unfinished.unlink()
 
     network = model
     if group.size > 1:
@@ -181,7 +190,6 @@ def train(
         mixing = (config.mixup_alpha or config.cutmix_alpha) and epoch < config.mix_until * config.epochs
         totals = torch.zeros(3, device=here.device)  # loss, right answers, images
         order = group.broadcast(torch.randperm(len(labels), generator=generator).to(here.device))
-
         batches = order.tensor_split([i * config.batch_size for i in range(1, steps_per_epoch)])
 
         for batch_size, x, y in _augmented(images, labels, batches, config, generator, group):
@@ -221,11 +229,15 @@ def train(
             totals[1] += (logits.detach().argmax(dim=1) == y).sum()
             totals[2] += len(y)
             if bar.update(batch_size):  # true once a second, when the bar is drawn: asking the device is slow
-                _show(bar, totals, history, epoch)
+                _show(bar, totals, history)
+                if group.size == 1:  # several processes must stop together, at the end of the epoch
+                    _require_finite(totals[0], epoch)
 
-        train_loss, train_accuracy = _means(group.sum(totals), epoch)
+        train_loss, train_accuracy = (group.sum(totals)[:2] / totals[2]).tolist()
+        _require_finite(totals[0], epoch)
         train_seconds = time.perf_counter() - epoch_start
         test = evaluate(scored, data.test, precision=here.precision)
+        _require_finite(sum(parameter.detach().sum() for parameter in model.parameters()), epoch)
         history.append(
             {
                 "epoch": epoch + 1,
@@ -252,8 +264,8 @@ def train(
                 "history": history,
             }
             save_checkpoint(checkpoint_path, state)
-            _write_history(checkpoint_path.with_name("history.csv"), history)
-            _show(bar, totals, history, epoch)
+            _write_history(checkpoint_path, history)
+            _show(bar, totals, history)
             if on_epoch:
                 on_epoch(history)
     bar.close()
@@ -269,11 +281,11 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
 
     Without warm-up this is torch's CosineAnnealingLR with T_max = epochs, stepped once an epoch.
     """
-    warmup_steps = config.warmup_epochs * steps_per_epoch
+    warmup_steps = round(config.warmup * config.epochs * steps_per_epoch)
     if step < warmup_steps:
         return config.lr * (step + 1) / warmup_steps
-    epoch = step // steps_per_epoch
-    progress = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
+    warmup_epochs = warmup_steps / steps_per_epoch
+    progress = max(0, step // steps_per_epoch - warmup_epochs) / (config.epochs - warmup_epochs)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -302,25 +314,25 @@ def _augmented(
         yield from zip(map(len, chunk), x.split(sizes), labels[index].split(sizes), strict=True)
 
 
-def _means(totals: Tensor, epoch: int) -> tuple[float, float]:
-    """Mean loss and accuracy so far; raises TrainingDiverged if the loss is not finite."""
-    loss, right, count = totals.tolist()
-    if not math.isfinite(loss):
+def _require_finite(value: Tensor, epoch: int) -> None:
+    if not value.isfinite():
         raise TrainingDiverged(
-            f"the loss became {loss / count} in epoch {epoch + 1}; the checkpoint of the epoch before it is kept. "
-            "Try a lower lr, a grad_clip of 1.0, or precision 'fp32'."
+            f"the loss or a weight became {value.item()} in epoch {epoch + 1}; the checkpoint of the epoch before is "
+            "kept. Try a lower lr, a grad_clip of 1.0, or precision 'fp32'."
         )
-    return loss / count, right / count
 
 
-def _show(bar: tqdm, totals: Tensor, history: list[dict[str, float]], epoch: int) -> None:
-    loss, accuracy = _means(totals, epoch)
+def _show(bar: tqdm, totals: Tensor, history: list[dict[str, float]]) -> None:
+    loss, right, count = totals.tolist()
     test = f"{history[-1]['test_accuracy']:.1%}" if history else "-"
-    bar.set_postfix(loss=f"{loss:.3f}", train=f"{accuracy:.1%}", test=test, refresh=False)
+    bar.set_postfix(loss=f"{loss / count:.3f}", train=f"{right / count:.1%}", test=test, refresh=False)
 
 
-def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+def _write_history(checkpoint_path: Path, history: list[dict[str, float]]) -> None:
+    with (
+        atomic_write(checkpoint_path.with_name("history.csv")) as temporary,
+        open(temporary, "w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, history[0])
         writer.writeheader()
         writer.writerows(history)

@@ -61,15 +61,25 @@ def test_a_bad_file_is_reported_and_the_rest_go_on(run, folder, tmp_path, capsys
     [
         (["train", "--data", "mnist", "--out", "OUT"], "unknown data set 'mnist'"),
         (["evaluate", "--model", "OUT/none/model"], "there is no folder"),
-        (["train", "--data", "shapes", "--recipe", "quick", "--out", "OUT", "--device", "cuda"], "no CUDA GPU"),
+        (["train", "--data", "shapes", "--recipe", "quick", "--out", "OUT", "--device", "cuda"], "sees 0 CUDA GPUs"),
+        (["train", "--data", "shapes", "--recipe", "quick", "--out", "OUT", "--device", "gpu"], "device is 'gpu'"),
     ],
 )
 def test_errors_are_one_line_and_exit_1(arguments, message, tmp_path, capsys):
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert main([argument.replace("OUT", str(tmp_path)) for argument in arguments]) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    (error,) = capsys.readouterr().err.strip().splitlines()
     assert error.startswith("error: ") and message in error
+
+
+def test_a_model_is_not_scored_on_other_classes(run, tmp_path, capsys):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (20, 30)).save(tmp_path / split / name / "0.png")
+    assert main(["evaluate", "--model", str(run / "model"), "--data", str(tmp_path)]) == 1
+    assert "knows blue, red" in capsys.readouterr().err
 
 
 def test_help_comes_from_the_module(tmp_path):
@@ -77,3 +87,10 @@ def test_help_comes_from_the_module(tmp_path):
         [sys.executable, "-m", "airl.vit", "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert "python -m airl.vit train --data cifar10 --recipe assignment" in done.stdout
+
+
+def test_import_is_cheap(tmp_path):
+    code = "import sys, airl, airl.vit; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    for name in ("matplotlib", "torchvision", "timm", "transformers", "cv2", "segment_anything"):
+        assert f"'{name}'" not in done.stdout

@@ -65,7 +65,7 @@ def test_logits_are_those_of_normalised_images_in_eval_mode(model):
 
 def test_evaluate_refuses_labels_the_model_does_not_know(model):
     split = vit.Split(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 3]))
-    with pytest.raises(ValueError, match="labels run up to 3; this model has 3 classes, 0 to 2"):
+    with pytest.raises(ValueError, match="labels run from 0 to 3; this model has 3 classes, 0 to 2"):
         vit.evaluate(model, split)
 
 
@@ -108,6 +108,7 @@ def test_the_central_square_of_a_photo_is_used(model):
         (np.zeros((4, 4, 3), np.int64), "int64"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), r"\(2, 3, 4, 4\)"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), "int32"),
+        (torch.zeros(8, 9, 3, dtype=torch.uint8), r"\(8, 9, 3\); expected uint8 \(3, H, W\)"),
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
     ],
 )

@@ -1,4 +1,7 @@
 import json
+import resource
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from airl.vit import ViT, ViTConfig, attention_rollout
-from airl.vit.model import Attention, DropPath
+from airl.vit.model import Attention, Dropout, DropPath, attention
 
 SMALL = dict(image_size=16, patch_size=4, dim=48, depth=3, heads=4, dropout=0.0)
 
@@ -56,8 +59,26 @@ def test_logits_equal_timms_with_the_same_weights(shape, pool):
         torch.testing.assert_close(model(images), to_timm(model)(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_both_paths_through_attention_are_one_function(dtype, tolerance):
+    """In training a CPU takes its own path below fp32: outputs and gradients are scaled_dot_product_attention's.
+
+    bf16 keeps 8 bits, and the two round at other places: 3e-2 of values of the order of 1.
+    """
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, weight = (torch.randn(2, 3, 17, 8, generator=generator).to(dtype) for _ in range(4))
+    results = []
+    for function in (attention, nn.functional.scaled_dot_product_attention):
+        inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+        output = function(*inputs)
+        (output * weight).sum().backward()
+        results.append([output, *(x.grad for x in inputs)])
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
 def test_gradients_equal_timms():
-    """In training a CPU takes another path through attention than in evaluation; it is the same function."""
     model = randomised(ViT(ViTConfig(**SMALL)))
     peer = to_timm(model)
     images = torch.randn(3, 3, 16, 16)
@@ -77,14 +98,14 @@ def test_the_default_is_the_assignments_model():
 
 
 def test_attention_maps_are_the_weights_that_the_forward_pass_uses():
-    """Softmax weights captured from the maps reproduce torch's own attention output inside the real forward pass."""
+    """With the maps as weights, the values give what each attention layer put out in the real forward pass."""
     model = randomised(ViT(ViTConfig(**SMALL)))
     images = torch.randn(2, 3, 16, 16)
     seen = []
 
     def check(attn: Attention, inputs, output):
-        q, k, v = attn.project(*inputs)
-        seen.append((nn.functional.scaled_dot_product_attention(q, k, v), v))
+        _, _, v = attn.project(*inputs)
+        seen.append((attn.proj, v, output))
 
     hooks = [block.attn.register_forward_hook(check) for block in model.blocks]
     maps = model.attention_maps(images)
@@ -92,8 +113,8 @@ def test_attention_maps_are_the_weights_that_the_forward_pass_uses():
         hook.remove()
     assert maps.shape == (2, 3, 4, 17, 17)
     torch.testing.assert_close(maps.sum(-1), torch.ones(2, 3, 4, 17))
-    for block, (output, v) in enumerate(seen):
-        torch.testing.assert_close(maps[:, block] @ v, output)
+    for block, (proj, v, output) in enumerate(seen):
+        torch.testing.assert_close(proj((maps[:, block] @ v).transpose(1, 2).flatten(2)), output)
     assert not any(block.attn._forward_pre_hooks for block in model.blocks)
 
 
@@ -104,6 +125,12 @@ def test_rollout_of_uniform_and_of_single_minded_attention():
     stare = torch.zeros(1, 1, 2, T, T)
     stare[..., 1 + 6] = 1  # every token reads patch 6 alone
     assert attention_rollout(stare).flatten().tolist() == [float(i == 6) for i in range(16)]
+    no_class_token = torch.zeros(1, 1, 2, 16, 16)
+    no_class_token[..., 6] = 1  # half of every token's reach is its own, half is patch 6's
+    expected = [(0.5 + (i == 6) * 8) / 16 for i in range(16)]
+    assert attention_rollout(no_class_token).flatten().tolist() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="15 tokens"):
+        attention_rollout(torch.zeros(1, 1, 1, 15, 15))
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
@@ -118,15 +145,38 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert torch.equal(drop.eval()(out), out)
 
 
+def test_dropout_keeps_each_element_by_its_own_draw():
+    """On a CPU four decisions come from one random number; they must be as independent as nn.Dropout's."""
+    torch.manual_seed(0)
+    dropout = Dropout(0.1).train()
+    kept = (dropout(torch.ones(1001, 801)) != 0).double()  # a count that four does not divide
+    # Binomial: the standard error of a share of 800,000 is 0.0003, of a quarter of them 0.0007; five of them.
+    assert abs(kept.mean() - 0.9) < 0.0017
+    for lane in range(4):
+        assert abs(kept.flatten()[lane::4].mean() - 0.9) < 0.0034
+    neighbours = torch.corrcoef(torch.stack([kept.flatten()[:-1], kept.flatten()[1:]]))[0, 1]
+    assert abs(neighbours) < 5 / 800_000**0.5  # correlations of independent draws have this standard error
+    assert dropout(torch.full((4, 4), 9.0)).unique().tolist() in ([10.0], [0.0, 10.0])
+    x = torch.ones(3, 3)
+    assert torch.equal(dropout.eval()(x), x)
+
+
 def test_drop_path_rises_linearly_over_the_blocks():
     model = ViT(ViTConfig(**(SMALL | dict(drop_path=0.2))))
     assert [block.drop_path.probability for block in model.blocks] == pytest.approx([0, 0.1, 0.2])
 
 
-def test_conv_stem_gives_the_same_tokens_as_the_patch_stem():
-    model = ViT(ViTConfig(**(SMALL | dict(stem="conv", pool="mean"))))
-    assert model.stem(torch.randn(2, 3, 16, 16)).shape == (2, 48, 4, 4)
-    assert model(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+def test_conv_stem_keeps_each_patchs_place():
+    """A bright patch changes its own token most, and leaves tokens two patches away as they were."""
+    model = ViT(ViTConfig(**(SMALL | dict(stem="conv", pool="mean")))).eval()
+    dark = torch.zeros(1, 3, 16, 16)
+    for row, column in ((0, 0), (1, 2), (3, 3)):
+        bright = dark.clone()
+        bright[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 1
+        change = (model.stem(bright) - model.stem(dark)).norm(dim=1)[0]  # (4, 4)
+        assert change.argmax() == 4 * row + column
+        far = [abs(r - row) > 1 or abs(c - column) > 1 for r in range(4) for c in range(4)]
+        assert (change.flatten()[torch.tensor(far)] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +189,8 @@ def test_conv_stem_gives_the_same_tokens_as_the_patch_stem():
         (dict(stem="resnet"), "stem is 'resnet'"),
         (dict(stem="conv", image_size=33, patch_size=3), "patch_size 3 is not a power of two"),
         (dict(pool="max"), "pool is 'max'"),
+        (dict(mlp_ratio=0), "mlp_ratio is 0"),
+        (dict(classes=("cat", "dog")), "classes holds 2 names; expected num_classes, 10"),
     ],
 )
 def test_a_wrong_shape_is_named(wrong, message):
@@ -165,6 +217,25 @@ def test_save_and_load_keep_weights_and_configuration(tmp_path):
     assert torch.equal(again(images), model(images))
 
 
+def test_models_of_one_configuration_do_not_share_it():
+    config = ViTConfig(**SMALL)
+    first, second = ViT(config), ViT(config)
+    first.config.classes = tuple("abcdefghij")
+    assert second.config.classes == config.classes == ()
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(monkeypatch):
+    uploaded = {}
+
+    def upload_folder(self, *, repo_id, folder_path, **_):
+        uploaded[repo_id] = {path.name for path in Path(folder_path).iterdir()}
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda _, repo_id, **__: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload_folder)
+    ViT(ViTConfig(**SMALL)).push_to_hub("me/vit")
+    assert uploaded == {"me/vit": {"config.json", "model.safetensors", "README.md"}}
+
+
 def test_saving_again_keeps_a_users_model_card(tmp_path):
     model = ViT(ViTConfig(**SMALL))
     model.save_pretrained(tmp_path)
@@ -173,17 +244,17 @@ def test_saving_again_keeps_a_users_model_card(tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
-def test_a_failed_save_leaves_the_saved_model(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_the_saved_model(tmp_path):
+    """The kernel refuses to let any file grow past 10 kB."""
     model = randomised(ViT(ViTConfig(**SMALL)))
     model.save_pretrained(tmp_path / "model")
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_model", full)
-    with pytest.raises(OSError, match="No space left"):
-        ViT(ViTConfig(**SMALL)).save_pretrained(tmp_path / "model")
-    monkeypatch.undo()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(Exception, match="File too large"):
+            ViT(ViTConfig(**SMALL)).save_pretrained(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert torch.equal(ViT.from_pretrained(tmp_path / "model").position, model.position)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

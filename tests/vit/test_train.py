@@ -1,6 +1,7 @@
 """The loop: it follows torch's own AdamW and cosine, resumes bit for bit, and never loses a checkpoint."""
 
 import csv
+import functools
 import math
 import os
 import resource
@@ -17,6 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from airl import vit
 from airl.vit.train import learning_rate
+
+train = functools.partial(vit.train, device="cpu")
 
 TINY = vit.ViTConfig(image_size=16, patch_size=8, num_classes=3, dim=24, depth=2, heads=2, dropout=0.1, drop_path=0.1)
 CONFIG = vit.TrainConfig(epochs=3, batch_size=16, precision="fp32")
@@ -45,7 +48,7 @@ def test_the_assignments_recipe_is_the_assignment():
     config = vit.RECIPES["assignment"]
     assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (200, 128, 1e-3, 0.05)
     assert (config.label_smoothing, config.crop_padding, config.flip, config.auto_augment) == (0.1, 4, True, True)
-    assert (config.warmup_epochs, config.random_erasing, config.mixup_alpha, config.cutmix_alpha) == (0, 0, 0, 0)
+    assert (config.warmup, config.random_erasing, config.mixup_alpha, config.cutmix_alpha) == (0, 0, 0, 0)
     assert config.grad_clip is config.ema_decay is None
     assert vit.MODELS["assignment"] == vit.ViTConfig()
 
@@ -64,21 +67,29 @@ def test_learning_rate_equals_torchs_cosine():
 
 
 def test_learning_rate_warms_up_by_step_to_its_peak():
-    config = replace(CONFIG, epochs=10, warmup_epochs=2, lr=1.0)
+    config = replace(CONFIG, epochs=10, warmup=0.2, lr=1.0)
     rates = [learning_rate(config, step, 5) for step in range(50)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == 1.0 and rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_one_epoch_equals_a_loop_written_with_torch_alone(tmp_path):
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_a_short_run_warms_up_too(epochs):
+    config = replace(vit.RECIPES["quick"], epochs=epochs)
+    rates = [learning_rate(config, step, 100) for step in range(epochs * 100)]
+    assert min(rates) > 0 and rates[0] < max(rates) == config.lr
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_one_epoch_equals_a_loop_written_with_torch_alone(tmp_path, clip):
     """Without randomness the run is torch's AdamW on smoothed cross-entropy over the same order of images.
 
     fp32; the same operations, but the fused AdamW rounds otherwise: 1e-5 of weights of the order of 0.1.
     """
     data = random_data(train=40)
-    config = replace(CONFIG, epochs=1, crop_padding=0, flip=False, auto_augment=False)
+    config = replace(CONFIG, epochs=1, crop_padding=0, flip=False, auto_augment=False, grad_clip=clip)
     shape = dict(dropout=0.0, drop_path=0.0)
-    ours = vit.train(tiny_model(**shape), data, config, tmp_path).model
+    ours = train(tiny_model(**shape), data, config, tmp_path).model
 
     peer = tiny_model(**shape).train()
     optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, weight_decay=0.05, fused=False)
@@ -87,6 +98,8 @@ def test_one_epoch_equals_a_loop_written_with_torch_alone(tmp_path):
     for index in order.split(16):
         logits = peer((data.train.images[index] / 255 - mean) / std)
         cross_entropy(logits, data.train.labels[index], label_smoothing=0.1).backward()
+        if clip:
+            assert torch.nn.utils.clip_grad_norm_(peer.parameters(), clip) > clip
         optimizer.step()
         optimizer.zero_grad()
     for ours_p, peer_p in zip(ours.parameters(), peer.parameters(), strict=True):
@@ -96,12 +109,13 @@ def test_one_epoch_equals_a_loop_written_with_torch_alone(tmp_path):
 def test_a_run_writes_its_history_and_a_model_that_predicts_the_same(tmp_path):
     data = random_data()
     seen = []
-    result = vit.train(tiny_model(), data, CONFIG, tmp_path, on_epoch=lambda history: seen.append(len(history)))
+    result = train(tiny_model(), data, CONFIG, tmp_path, on_epoch=lambda history: seen.append(len(history)))
     assert seen == [1, 2, 3]
     with open(tmp_path / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [{k: float(v) for k, v in row.items()} for row in rows] == result.history
-    assert result.accuracy == result.history[-1]["test_accuracy"] == vit.evaluate(result.model, data.test).accuracy
+    report = vit.evaluate(result.model, data.test, precision="fp32")
+    assert result.accuracy == result.history[-1]["test_accuracy"] == report.accuracy
     assert result.best_epoch_accuracy == max(row["test_accuracy"] for row in result.history)
     again = vit.ViT.from_pretrained(tmp_path / "model")
     assert same_weights(again, result.model)
@@ -117,21 +131,25 @@ def test_the_quick_recipes_ingredients_learn(tmp_path):
         split.images = torch.zeros_like(split.images)
         split.images[torch.arange(len(split)), split.labels] = 200
     config = replace(
-        CONFIG, epochs=12, lr=3e-3, warmup_epochs=1, grad_clip=1.0, ema_decay=0.9, auto_augment=False,
+        CONFIG, epochs=12, lr=3e-3, warmup=0.1, grad_clip=1.0, ema_decay=0.9, auto_augment=False,
         random_erasing=0.25, mixup_alpha=0.8, cutmix_alpha=1.0,
     )  # fmt: skip
-    result = vit.train(tiny_model(), data, config, tmp_path)
+    result = train(tiny_model(), data, config, tmp_path)
     assert result.history[0]["test_loss"] > result.history[-1]["test_loss"]
     assert result.accuracy == 1.0
     raw = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
     assert not torch.equal(raw["position"], result.model.position)  # the averaged weights are returned
 
 
-@pytest.mark.parametrize("ema, mixing", [(None, 0.0), (0.9, 0.8)])
-def test_resuming_between_epochs_changes_nothing(tmp_path, ema, mixing):
+@pytest.mark.parametrize("ema, mixing, precision", [(None, 0.0, "fp32"), (0.9, 0.8, "bf16"), (None, 0.8, "fp16")])
+def test_resuming_between_epochs_changes_nothing(tmp_path, ema, mixing, precision):
+    """fp16 comes with the gradient scaler, whose scale is part of the state."""
     data = random_data()
-    config = replace(CONFIG, ema_decay=ema, mixup_alpha=mixing, cutmix_alpha=mixing, random_erasing=0.3)
-    whole = vit.train(tiny_model(), data, config, tmp_path / "whole")
+    config = replace(
+        CONFIG, ema_decay=ema, mixup_alpha=mixing, cutmix_alpha=mixing, random_erasing=0.3, precision=precision,
+        grad_clip=1.0,
+    )  # fmt: skip
+    whole = train(tiny_model(), data, config, tmp_path / "whole")
 
     class Stopped(Exception):
         pass
@@ -140,12 +158,17 @@ def test_resuming_between_epochs_changes_nothing(tmp_path, ema, mixing):
         raise Stopped
 
     with pytest.raises(Stopped):
-        vit.train(tiny_model(), data, config, tmp_path / "parts", on_epoch=stop)
-    parts = vit.train(tiny_model(), data, config, tmp_path / "parts", resume=True)
+        train(tiny_model(), data, config, tmp_path / "parts", on_epoch=stop)
+    saved = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
+    assert bool(saved["scaler"]) == (precision == "fp16") and bool(saved["ema"]) == bool(ema)
+    (tmp_path / "parts" / "history.csv").unlink()  # as if killed between the two files
+    (tmp_path / "parts" / ".checkpoint.x1y2.pt").touch()  # as if killed while writing one
+    parts = train(tiny_model(), data, config, tmp_path / "parts", resume=True)
     assert same_weights(parts.model, whole.model)
     assert [row["test_loss"] for row in parts.history] == [row["test_loss"] for row in whole.history]
 
-    third = vit.train(tiny_model(), data, config, tmp_path / "parts", resume=True)  # nothing is left to do
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"checkpoint.pt", "history.csv", "model"}
+    third = train(tiny_model(), data, config, tmp_path / "parts", resume=True)  # nothing is left to do
     assert same_weights(third.model, whole.model) and third.history == parts.history
 
 
@@ -159,7 +182,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_bit_for_bit(tmp_path):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     command = [
         sys.executable, "-m", "airl.vit", "train", "--data", tmp_path / "data", "--recipe", "quick",
-        "--epochs", "3", "--batch-size", "8", "--precision", "fp32", "--resume",
+        "--epochs", "3", "--batch-size", "8", "--precision", "fp32", "--device", "cpu", "--resume",
     ]  # fmt: skip
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
@@ -187,7 +210,7 @@ WORKER = """
 import os, sys, torch
 sys.path.insert(0, {tests!r})
 from airl import vit
-from test_train import PLAIN, random_data, tiny_model
+from test_train import PLAIN, random_data, tiny_model, train
 
 train_module = sys.modules["airl.vit.train"]
 real = train_module._augmented
@@ -199,7 +222,7 @@ train_module._augmented = spy
 
 for count in (40, 37):
     seen = []
-    model = vit.train(tiny_model(dropout=0.0, drop_path=0.0), random_data(train=count), PLAIN, f"{{count}}").model
+    model = train(tiny_model(dropout=0.0, drop_path=0.0), random_data(train=count), PLAIN, f"{{count}}").model
     torch.save({{"seen": seen, "weights": model.state_dict()}}, f"{{count}}/rank{{os.environ['RANK']}}.pt")
 """
 PLAIN = replace(CONFIG, epochs=2, batch_size=9, crop_padding=0, flip=False, auto_augment=False)
@@ -227,7 +250,7 @@ def test_two_processes_train_one_model_and_see_each_image_once(tmp_path):
             assert sorted(first["seen"][epoch] + second["seen"][epoch]) == list(range(count))
         assert first["seen"][0] != first["seen"][1]  # another order in another epoch
         if count == 40:
-            alone = vit.train(tiny_model(dropout=0.0, drop_path=0.0), random_data(train=40), PLAIN, tmp_path / "one")
+            alone = train(tiny_model(dropout=0.0, drop_path=0.0), random_data(train=40), PLAIN, tmp_path / "one")
             for name, value in alone.model.state_dict().items():
                 torch.testing.assert_close(first["weights"][name], value, rtol=0, atol=1e-4)
 
@@ -240,21 +263,21 @@ def finished(tmp_path):
     """A folder with a finished run of one epoch, its data, and the bytes of its checkpoint."""
     data = random_data()
     config = replace(CONFIG, epochs=1)
-    vit.train(tiny_model(), data, config, tmp_path)
+    train(tiny_model(), data, config, tmp_path)
     return tmp_path, data, config, (tmp_path / "checkpoint.pt").read_bytes()
 
 
 def test_a_checkpoint_is_not_overwritten_unless_resumed(finished):
     folder, data, config, before = finished
     with pytest.raises(FileExistsError, match="holds another run; pass resume=True"):
-        vit.train(tiny_model(), data, config, folder)
+        train(tiny_model(), data, config, folder)
     assert (folder / "checkpoint.pt").read_bytes() == before
 
 
 def test_other_settings_are_refused_by_name(finished):
     folder, data, config, before = finished
     with pytest.raises(ValueError) as caught:
-        vit.train(tiny_model(depth=3), data, replace(config, lr=5e-4, epochs=2), folder, resume=True)
+        train(tiny_model(depth=3), data, replace(config, lr=5e-4, epochs=2), folder, resume=True)
     for line in (
         "recipe.lr: 0.001 in the checkpoint, 0.0005 now",
         "recipe.epochs: 1 in the checkpoint, 2 now",
@@ -265,9 +288,9 @@ def test_other_settings_are_refused_by_name(finished):
     assert (folder / "checkpoint.pt").read_bytes() == before
 
 
-def test_the_name_of_a_recipe_is_no_setting(finished):
+def test_names_and_compilation_are_no_settings(finished):
     folder, data, config, _ = finished
-    vit.train(tiny_model(), data, replace(config, name="renamed", about="more"), folder, resume=True)
+    train(tiny_model(), data, replace(config, name="renamed", about="more", compile=True), folder, resume=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None, "foreign"])
@@ -280,7 +303,7 @@ def test_a_corrupt_or_foreign_checkpoint_is_named_and_left(finished, content):
         path.write_bytes(before[: len(before) // 2] if content is None else content)
     damaged = path.read_bytes()
     with pytest.raises(ValueError, match=r"checkpoint.pt .*(cannot be read|is not a checkpoint).* left as it is"):
-        vit.train(tiny_model(), data, config, folder, resume=True)
+        train(tiny_model(), data, config, folder, resume=True)
     assert path.read_bytes() == damaged
 
 
@@ -293,7 +316,7 @@ def test_a_checkpoint_cannot_run_code(finished):
 
     torch.save({"model": Evil()}, folder / "checkpoint.pt")
     with pytest.raises(ValueError, match="cannot be read"):
-        vit.train(tiny_model(), data, config, folder, resume=True)
+        train(tiny_model(), data, config, folder, resume=True)
     assert not (folder / "pwned").exists()
 
 
@@ -308,12 +331,12 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(OSError, match=r"cannot save .*checkpoint.pt .*already there is untouched"):
-            vit.train(tiny_model(), data, CONFIG, tmp_path, on_epoch=fill_the_disk)
+            train(tiny_model(), data, CONFIG, tmp_path, on_epoch=fill_the_disk)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "history.csv"]
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 1
-    resumed = vit.train(tiny_model(), data, CONFIG, tmp_path, resume=True)
+    resumed = train(tiny_model(), data, CONFIG, tmp_path, resume=True)
     assert len(resumed.history) == 3
 
 
@@ -325,10 +348,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         if len(history) == 2:
             model.head.bias.data.fill_(math.nan)
 
-    with pytest.raises(vit.TrainingDiverged, match="loss became nan in epoch 3"):
-        vit.train(model, data, CONFIG, tmp_path, on_epoch=poison)
+    with pytest.raises(vit.TrainingDiverged, match="became nan in epoch 3"):
+        train(model, data, CONFIG, tmp_path, on_epoch=poison)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert saved["epoch"] == 2 and all(torch.isfinite(value).all() for value in saved["model"].values())
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
+    """The last step of an epoch can break the weights after the last loss was finite."""
+    real = torch.optim.AdamW.step
+    steps = iter(range(100))
+
+    def break_the_last_step(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        if next(steps) == 7:  # the last of the second epoch's four
+            self.param_groups[0]["params"][0].data.fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", break_the_last_step)
+    with pytest.raises(vit.TrainingDiverged, match="a weight became .* in epoch 2"):
+        train(tiny_model(), random_data(), CONFIG, tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 1
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
@@ -342,7 +382,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, changes, shape, message):
     with pytest.raises(ValueError, match=message):
-        vit.train(tiny_model(**shape), random_data(), replace(CONFIG, **changes), tmp_path / "run")
+        train(tiny_model(**shape), random_data(), replace(CONFIG, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -351,7 +391,12 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, changes,
     [
         (dict(epochs=0), "epochs is 0"),
         (dict(lr=-1.0), "lr is -1.0"),
-        (dict(warmup_epochs=3), "warmup_epochs is 3; expected less than epochs, 3"),
+        (dict(warmup=1.0), "warmup is 1.0; expected a share below 1"),
+        (dict(batch_size=2.5), "batch_size is 2.5; expected a whole number above 0"),
+        (dict(crop_padding=-1), "crop_padding is -1; expected a whole number of pixels"),
+        (dict(grad_clip=-1.0), "grad_clip is -1.0; expected None or a number above 0"),
+        (dict(ema_decay=1.0), "ema_decay is 1.0; expected None or a number between 0 and 1"),
+        (dict(mixup_alpha=-0.1), "mixup_alpha is -0.1; expected 0 or more"),
         (dict(label_smoothing=1.5), "label_smoothing is 1.5"),
     ],
 )
