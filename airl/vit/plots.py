@@ -43,14 +43,18 @@ def augmentation_preview(data: Dataset, config: TrainConfig, images: int = 6, ve
 
 
 def training_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Loss and accuracy by epoch. The training curves are of augmented images, so they may lie below the test's."""
+    """Loss and accuracy by epoch.
+
+    The training curves are of augmented images, and the training loss counts label smoothing: the test curves may look
+    better.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 30 else None
     for axis, name in ((left, "loss"), (right, "accuracy")):
         for split, color in (("train", TRAIN), ("test", TEST)):
             values = [row[f"{split}_{name}"] for row in history]
-            label = "training images, augmented" if split == "train" else "test images"
+            label = "training images, augmented, labels smoothed" if split == "train" else "test images"
             axis.plot(epochs, values, color=color, marker=marker, markersize=4, label=label)
         axis.set(xlabel="epoch", title=name.capitalize())
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -140,7 +144,7 @@ def per_class_accuracy(report: Evaluation) -> Figure:
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower right")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return _tight(figure)
 
 

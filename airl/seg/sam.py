@@ -1,0 +1,275 @@
+"""From seeds to masks: SAM and SAM 2, two families of models, under one small interface.
+
+    sam = load_sam("vit_h")            # or "vit_l", "vit_b", "sam2.1-hiera-large", ..., or a file's path
+    sam.set_image(image)               # the heavy half, once per picture
+    candidates = sam.predict(seed)     # as often as wanted
+
+SAM: Kirillov et al. 2023, Segment Anything, https://arxiv.org/abs/2304.02643; Meta's package segment-anything.
+SAM 2: Ravi et al. 2024, SAM 2: Segment Anything in Images and Videos, https://arxiv.org/abs/2408.00714; transformers'
+`Sam2Model`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from airl import runtime
+from airl.files import atomic_write
+from airl.seg import weights
+from airl.seg.seeds import Seed
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The masks that SAM offers for one seed, since a point on a shirt may mean the shirt or the person."""
+
+    masks: np.ndarray  # bool (C, H, W)
+    scores: np.ndarray  # float32 (C,): the IoU that SAM predicts for each, about [0, 1]
+
+
+class Segmenter(Protocol):
+    """What the pipeline asks of a SAM."""
+
+    def set_image(self, image: np.ndarray) -> None:
+        """Encode a picture, uint8 (H, W, 3) RGB."""
+
+    def predict(self, seed: Seed, mask_prompt: np.ndarray | None = None) -> Candidates:
+        """Three candidates for a seed on the picture set.
+
+        mask_prompt: a guess at the mask, float32 (H, W) logits. Raises RuntimeError before `set_image`.
+        """
+
+
+# ------------------------------------------------------------------------------------------------- SAM
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """The shape of a SAM; the defaults are vit_h's."""
+
+    width: int = 1280  # of the image encoder's tokens
+    depth: int = 32
+    heads: int = 16
+    global_blocks: tuple[int, ...] = (7, 15, 23, 31)  # which blocks attend to the whole picture, not to windows
+    window: int = 14  # tokens
+    image_size: int = 1024  # longer side, pixels
+    patch_size: int = 16
+    channels: int = 256  # of the prompt encoder and the mask decoder
+    decoder_mlp: int = 2048
+
+
+CONFIGS = {
+    "vit_h": SamConfig(),
+    "vit_l": SamConfig(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_b": SamConfig(768, 12, 12, (2, 5, 8, 11)),
+}
+
+
+def build_sam(config: SamConfig) -> torch.nn.Module:
+    """Put a `segment_anything.modeling.Sam` together, with random weights, in training mode."""
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    grid = config.image_size // config.patch_size
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            out_chans=config.channels,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=config.window,
+            global_attn_indexes=config.global_blocks,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=config.channels,
+            image_embedding_size=(grid, grid),
+            input_image_size=(config.image_size, config.image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=config.channels,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=config.channels, num_heads=8, mlp_dim=config.decoder_mlp
+            ),
+            iou_head_hidden_dim=config.channels,
+        ),
+    )
+
+
+def sam_from_weights(state: dict[str, Tensor], config: SamConfig) -> torch.nn.Module:
+    """A Sam in evaluation mode that holds exactly these weights; no second copy of them is made.
+
+    Raises ValueError, which names them, for keys or shapes that do not fit.
+    """
+    with torch.device("meta"):
+        sam = build_sam(config)
+    # The mean and the spread of the colours are no part of the released files.
+    sam.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1), persistent=False)
+    sam.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1), persistent=False)
+    try:
+        sam.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"these are not the weights of a SAM {config}: {error}") from error
+    return sam.eval().requires_grad_(False)
+
+
+def read_sam(path: str | Path) -> torch.nn.Module:
+    """Read a SAM from a .pth file such as the released ones (its size is told by its weights), or from a
+    .safetensors file that `write_sam` wrote. Raises FileNotFoundError, and ValueError for another file."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no SAM checkpoint at {path} (the working folder is {Path.cwd()})")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+                said = json.loads((file.metadata() or {})["config"])
+            config = SamConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()})
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            width = state["image_encoder.patch_embed.proj.weight"].shape[0]
+            config = {config.width: config for config in CONFIGS.values()}[width]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # both libraries raise several kinds for a damaged or foreign file
+        raise ValueError(
+            f"{path} is not a SAM checkpoint, or it is damaged: {type(error).__name__}: {error}. "
+            f"The released ones are {', '.join(c.file for c in weights.SAM.values())}"
+        ) from error
+    return sam_from_weights(state, config)
+
+
+def write_sam(model: torch.nn.Module, config: SamConfig, path: str | Path) -> None:
+    """Write a SAM's weights, in their own precision, and its shape to a .safetensors file that `read_sam` reads."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_write(path) as temporary:
+        save_file(state, temporary, {"config": json.dumps(asdict(config))})
+
+
+class SegmentAnything:
+    """The original SAM, by segment-anything's SamPredictor."""
+
+    def __init__(self, model: torch.nn.Module, where: runtime.Runtime | None = None):
+        from segment_anything import SamPredictor
+
+        self.runtime = where or runtime.choose()
+        self.predictor = SamPredictor(model.to(self.runtime.device))
+        self.image_size: tuple[int, int] | None = None  # (H, W)
+
+    @torch.no_grad()
+    def set_image(self, image: np.ndarray) -> None:
+        self.image_size = image.shape[:2]
+        # Resized to the model's longer side, the shorter one of a very long picture would have no pixel left.
+        shortest = -(-max(self.image_size) // self.predictor.model.image_encoder.img_size)
+        missing = [(0, max(0, shortest - side)) for side in self.image_size]
+        image = np.pad(image, [*missing, (0, 0)], mode="edge") if any(map(any, missing)) else image
+        with self.runtime.autocast():
+            self.predictor.set_image(image)
+        self.predictor.features = self.predictor.features.float()  # the decoder is light and stays in fp32
+
+    @torch.no_grad()
+    def predict(self, seed: Seed, mask_prompt: np.ndarray | None = None) -> Candidates:
+        if self.image_size is None:
+            raise RuntimeError("no picture to segment: call set_image before predict")
+        masks, scores, _ = self.predictor.predict(
+            point_coords=seed.points,
+            point_labels=seed.labels,
+            box=seed.box,
+            mask_input=None if mask_prompt is None else self._low_resolution(mask_prompt),
+        )
+        H, W = self.image_size
+        return Candidates(masks[:, :H, :W], scores)
+
+    def _low_resolution(self, logits: np.ndarray) -> np.ndarray:
+        """Logits (H, W) in the frame that SAM reads mask prompts in: scaled, then padded below or on the right."""
+        h, w = self.predictor.model.prompt_encoder.mask_input_size
+        scale = h / max(logits.shape)
+        size = [max(1, round(side * scale)) for side in logits.shape]
+        small = F.interpolate(torch.from_numpy(logits)[None, None], size, mode="bilinear", antialias=True)
+        return F.pad(small, (0, w - size[1], 0, h - size[0]), value=float(logits.min()))[0].numpy()
+
+
+# ------------------------------------------------------------------------------------------------- SAM 2
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class SegmentAnything2:
+    """SAM 2, by transformers' Sam2Model."""
+
+    def __init__(self, model, where: runtime.Runtime | None = None):
+        self.runtime = where or runtime.choose()
+        self.model = model.eval().to(self.runtime.device)
+        self.side = model.config.prompt_encoder_config.image_size  # pixels; pictures are stretched to a square
+        self.image_size: tuple[int, int] | None = None  # (H, W)
+        self.features: list[Tensor] = []
+
+    def pixels(self, image: np.ndarray) -> Tensor:
+        """What the model sees of uint8 (H, W, 3) RGB: float32 (1, 3, side, side)."""
+        resized = np.asarray(Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BILINEAR))
+        x = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # (h, w, 3) -> (3, h, w)
+        return ((x - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1))[None]
+
+    @torch.no_grad()
+    def set_image(self, image: np.ndarray) -> None:
+        with self.runtime.autocast():
+            features = self.model.get_image_embeddings(self.pixels(image).to(self.runtime.device))
+        self.features = [level.float() for level in features]  # the decoder is light and stays in fp32
+        self.image_size = image.shape[:2]
+
+    @torch.no_grad()
+    def predict(self, seed: Seed, mask_prompt: np.ndarray | None = None) -> Candidates:
+        if self.image_size is None:
+            raise RuntimeError("no picture to segment: call set_image before predict")
+        H, W = self.image_size
+        scale = np.array([self.side / W, self.side / H])  # XY
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.as_tensor(array, dtype=torch.float32, device=self.runtime.device)
+
+        out = self.model(
+            image_embeddings=self.features,
+            input_points=tensor(seed.points * scale)[None, None],  # (picture, mask, points, 2)
+            input_labels=torch.as_tensor(seed.labels, device=self.runtime.device)[None, None],
+            input_boxes=None if seed.box is None else tensor(seed.box * np.tile(scale, 2))[None, None],
+            input_masks=None if mask_prompt is None else tensor(mask_prompt)[None, None],
+            multimask_output=True,
+        )
+        logits = F.interpolate(out.pred_masks[0].float(), (H, W), mode="bilinear", align_corners=False)[0]
+        return Candidates((logits > 0).cpu().numpy(), out.iou_scores[0, 0].float().cpu().numpy())
+
+
+def load_sam(name: str | Path, where: runtime.Runtime | None = None) -> SegmentAnything | SegmentAnything2:
+    """Load a SAM by name (see `weights.SAM`), a SAM 2 by name (see `weights.SAM2`), or either by path: a file is
+    a SAM, a folder a SAM 2 as transformers saves it.
+
+    Raises ValueError for an unknown name or a damaged file, FileNotFoundError for a path that is not there,
+    ConnectionError where weights cannot be downloaded.
+    """
+    name = str(name)
+    if name in weights.SAM:
+        return SegmentAnything(read_sam(weights.sam_file(name)), where)
+    if name in weights.SAM2 or Path(name).expanduser().is_dir():
+        from transformers import Sam2Model
+
+        folder = weights.SAM2.get(name, str(Path(name).expanduser()))
+        return SegmentAnything2(weights.from_hub(Sam2Model.from_pretrained, folder), where)
+    if not Path(name).suffix:
+        known = ", ".join([*weights.SAM, *weights.SAM2])
+        raise ValueError(f"unknown SAM {name!r}; choose one of {known}, or give a checkpoint's path")
+    return SegmentAnything(read_sam(name), where)

@@ -1,0 +1,157 @@
+"""From a heat-map to seeds: where to point SAM, and whether there is anything to point at.
+
+Arrays in, arrays out. A coordinate is XY in pixels of the heat-map, which is as large as the picture; (0, 0) is the
+middle of the upper left pixel, so that (x, y) rounded is heatmap[y, x].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """What SAM is told to get one mask."""
+
+    point: np.ndarray  # (2,) float64 XY, on the object; or, for a hollow one, where its center of mass is
+    region: np.ndarray  # bool (H, W): the part of the coarse mask that this seed stands for
+    negatives: np.ndarray  # (K, 2) float64 XY, off the object; K may be 0
+    box: np.ndarray | None  # (4,) float64 XYXY, the outermost pixels of the region
+
+    @property
+    def points(self) -> np.ndarray:
+        """All points, (1 + K, 2) float64 XY: the positive one first."""
+        return np.concatenate([self.point[None], self.negatives])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(1 + K,) int64: 1 for the positive point, 0 for the negatives."""
+        return np.array([1] + [0] * len(self.negatives))
+
+
+@dataclass(frozen=True, eq=False)
+class Seeding:
+    """The seeds of one heat-map, and the decision whether what was asked for is present."""
+
+    coarse: np.ndarray  # bool (H, W): heatmap > threshold
+    seeds: tuple[Seed, ...]  # one SAM mask each, to be united; empty when nothing was found
+    peak: float  # the heat-map's highest probability
+    floor: float  # what the peak has to reach
+
+    @property
+    def found(self) -> bool:
+        """Presence: the peak reaches the floor and the coarse mask is not empty."""
+        return bool(self.seeds)
+
+
+def make_seeds(
+    heatmap: np.ndarray,
+    strategy: str = "center_of_mass",
+    *,
+    threshold: float = 0.5,
+    floor: float = 0.5,
+    box: bool = False,
+    negatives: int = 0,
+    min_area: float = 0.0005,
+) -> Seeding:
+    """Threshold a heat-map into a coarse mask and place seeds on it.
+
+    heatmap: probabilities, float (H, W) in [0, 1]. strategy: one of STRATEGIES.
+
+    - "center_of_mass": one seed at the coarse mask's center of mass, which for a ring, a crescent or several
+      objects may lie beside them
+    - "interior": one seed at the pixel of the coarse mask that is furthest from its border
+    - "components": a seed of the "interior" kind for each connected component (diagonal neighbours connect) of at
+      least `min_area`, as a share of the picture; the largest component counts whatever its size
+
+    box: whether each seed gets a box around its region. negatives: up to how many negative points it gets: in the
+    box widened by a tenth, each as far as possible from the coarse mask and the points before it.
+
+    Raises ValueError for an unknown strategy and for a heat-map that is not as described.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown seeding {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+    heatmap = np.asarray(heatmap)
+    if heatmap.ndim != 2 or not heatmap.size or not np.issubdtype(heatmap.dtype, np.floating):
+        raise ValueError(f"a heat-map is float (H, W); got {heatmap.dtype} {heatmap.shape}")
+    low, peak = float(heatmap.min()), float(heatmap.max())
+    if not (low >= 0 and peak <= 1):  # false for NaN too
+        raise ValueError(f"a heat-map holds probabilities in [0, 1]; got [{low}, {peak}]: apply a sigmoid to logits")
+
+    coarse = heatmap > threshold
+    if peak < floor or not coarse.any():
+        return Seeding(coarse, (), peak, floor)
+    seeds = []
+    for point, region in STRATEGIES[strategy](coarse, min_area):
+        edges = _box(region)
+        away = _negatives(coarse, edges, negatives)
+        seeds.append(Seed(point, region, away, edges.astype(float) if box else None))
+    return Seeding(coarse, tuple(seeds), peak, floor)
+
+
+def _center_of_mass(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    columns, rows = mask.sum(0), mask.sum(1)
+    x = columns @ np.arange(len(columns)) / columns.sum()
+    y = rows @ np.arange(len(rows)) / rows.sum()
+    return [(np.array([x, y]), mask)]
+
+
+def _interior(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(_furthest_inside(mask), mask)]
+
+
+def _components(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    import cv2
+
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]  # 0 is the background
+    order = 1 + np.argsort(-areas, kind="stable")
+    kept = [order[0]] + [i for i in order[1:] if areas[i - 1] >= min_area * mask.size]
+    return [(_furthest_inside(labels == i), labels == i) for i in kept]
+
+
+Strategy = Callable[[np.ndarray, float], list[tuple[np.ndarray, np.ndarray]]]
+STRATEGIES: dict[str, Strategy] = {
+    "center_of_mass": _center_of_mass,
+    "interior": _interior,
+    "components": _components,
+}
+
+
+def _depth(mask: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each pixel to the nearest outside the mask; beyond the frame is outside."""
+    import cv2
+
+    framed = np.pad(mask.astype(np.uint8), 1)
+    return cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+
+
+def _furthest_inside(mask: np.ndarray) -> np.ndarray:
+    x0, y0, x1, y1 = _box(mask)
+    depth = _depth(mask[y0 : y1 + 1, x0 : x1 + 1])
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    return np.array([x0 + x, y0 + y], float)
+
+
+def _box(mask: np.ndarray) -> np.ndarray:
+    """XYXY of the outermost pixels of a mask that is not empty: int64 (4,)."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]])
+
+
+def _negatives(coarse: np.ndarray, box: np.ndarray, count: int) -> np.ndarray:
+    H, W = coarse.shape
+    x0, y0, x1, y1 = box
+    margin = 1 + max(x1 - x0, y1 - y0) // 10
+    x0, y0 = max(x0 - margin, 0), max(y0 - margin, 0)
+    x1, y1 = min(x1 + margin, W - 1), min(y1 + margin, H - 1)
+    free = ~coarse[y0 : y1 + 1, x0 : x1 + 1]  # a copy
+    rows, columns = np.mgrid[: free.shape[0], : free.shape[1]]
+    points = []
+    while len(points) < count and free.any():
+        depth = _depth(free)
+        y, x = np.unravel_index(depth.argmax(), free.shape)
+        points.append((x0 + x, y0 + y))
+        free &= np.hypot(columns - x, rows - y) > depth[y, x]
+    return np.array(points, float).reshape(-1, 2)

@@ -1,0 +1,91 @@
+"""Models of the real kinds, but tiny and random, so that they load in no time and run anywhere."""
+
+import pytest
+import torch
+
+from airl import runtime
+from airl.seg.sam import SamConfig, build_sam
+
+CPU = runtime.Runtime(torch.device("cpu"), "fp32")
+WORDS = ["<pad>", "<start>", "<unknown>", "<end>", "a", "the", "photo", "of", "red", "blue", "circle", "star"]
+
+
+@pytest.fixture(scope="session")
+def cpu():
+    return CPU
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<start>",
+        eos_token="<end>",
+        unk_token="<unknown>",
+        model_max_length=12,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_clipseg():
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    torch.manual_seed(0)
+    config = CLIPSegConfig(
+        text_config=dict(
+            vocab_size=len(WORDS),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=12,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=3,
+        ),
+        vision_config=dict(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
+        ),
+        projection_dim=16,
+        reduce_dim=16,
+        extract_layers=[0, 2, 3],
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=32,
+        use_complex_transposed_convolution=True,
+    )
+    model = CLIPSegForImageSegmentation(config).eval()
+    with torch.no_grad():  # let the prompt matter, and keep the probabilities off 0 and 1
+        model.clip.text_projection.weight.mul_(10)
+        model.decoder.film_mul.weight.mul_(10)
+        model.decoder.transposed_convolution[4].weight.mul_(0.05)
+    return model
+
+
+TINY_SAM = SamConfig(
+    width=32, depth=2, heads=2, global_blocks=(1,), window=4, image_size=64, patch_size=8, channels=32, decoder_mlp=32
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_sam_config():
+    return TINY_SAM
+
+
+@pytest.fixture(scope="session")
+def tiny_sam():
+    torch.manual_seed(0)
+    return build_sam(TINY_SAM).eval()

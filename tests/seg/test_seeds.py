@@ -1,0 +1,139 @@
+"""Oracles: scipy.ndimage for centers of mass, distance transforms and components."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from airl import shapes
+from airl.seg.seeds import STRATEGIES, make_seeds
+
+
+def heat(mask, inside=0.9, outside=0.1):
+    return np.where(mask, inside, outside).astype(np.float32)
+
+
+def blobs(seed, size=(60, 90)):
+    """Irregular blotches: smoothed noise above a quantile."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(size), 4)
+    return noise > np.quantile(noise, 0.8)
+
+
+def ring():
+    y, x = np.mgrid[:80, :100]
+    return np.abs(np.hypot(x - 50, y - 40) - 25) < 6
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_center_of_mass_is_scipys(seed):
+    mask = blobs(seed)
+    result = make_seeds(heat(mask))
+    assert result.found and (result.coarse == mask).all() and len(result.seeds) == 1
+    np.testing.assert_allclose(result.seeds[0].point[::-1], ndimage.center_of_mass(mask), rtol=1e-12)
+
+
+def test_center_of_mass_of_a_ring_lies_in_its_hole_and_the_interior_does_not():
+    mask = ring()
+    x, y = make_seeds(heat(mask)).seeds[0].point.round().astype(int)
+    assert not mask[y, x]
+    x, y = make_seeds(heat(mask), "interior").seeds[0].point.astype(int)
+    assert mask[y, x]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_interior_is_the_peak_of_scipys_distance_transform(seed):
+    mask = blobs(seed)
+    x, y = make_seeds(heat(mask), "interior").seeds[0].point.astype(int)
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    assert distance[y, x] == pytest.approx(distance.max(), abs=1e-3)  # OpenCV's is float32
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_components_are_scipys(seed):
+    mask = blobs(seed)
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    areas = ndimage.sum_labels(mask, labels, range(1, count + 1))
+    result = make_seeds(heat(mask), "components", min_area=0.01)
+    assert len(result.seeds) == (areas >= 0.01 * mask.size).sum()
+    found = sorted(seed.region.sum() for seed in result.seeds)
+    assert found == sorted(areas[areas >= 0.01 * mask.size])
+    for one in result.seeds:
+        x, y = one.point.astype(int)
+        assert (one.region == (labels == labels[y, x])).all()
+
+
+def test_components_keep_the_largest_however_small():
+    mask = np.zeros((100, 100), bool)
+    mask[3, 4] = mask[50, 60:62] = True
+    result = make_seeds(heat(mask), "components", min_area=0.5)
+    assert len(result.seeds) == 1 and result.seeds[0].point.tolist() in ([60, 50], [61, 50])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("corner", [(0, 0), (3999, 0), (0, 29), (3999, 29)])
+def test_one_pixel_in_a_corner_of_a_wide_picture(strategy, corner):
+    mask = np.zeros((30, 4000), bool)
+    mask[corner[1], corner[0]] = True
+    seed = make_seeds(heat(mask), strategy, box=True, negatives=2).seeds[0]
+    assert tuple(seed.point) == corner and tuple(seed.box) == corner * 2
+    assert len(seed.negatives) and (np.abs(seed.negatives - corner).max(1) <= 1).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nothing_there(strategy):
+    for heatmap in (np.zeros((5, 7)), np.full((5, 7), 0.5), np.full((1, 1), 0.2)):
+        result = make_seeds(heatmap, strategy)
+        assert not result.found and result.seeds == () and not result.coarse.any()
+        assert result.peak == heatmap.max() and result.floor == 0.5
+
+
+def test_presence_floor():
+    heatmap = heat(ring(), inside=0.7)
+    assert make_seeds(heatmap, floor=0.6).found
+    refused = make_seeds(heatmap, floor=0.8)
+    assert not refused.found and refused.coarse.any()
+    assert refused.peak == pytest.approx(0.7) and refused.floor == 0.8
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_everything_is_the_object(strategy):
+    seed = make_seeds(np.ones((9, 5)), strategy, box=True, negatives=3).seeds[0]
+    assert tuple(seed.point) == (2, 4) or strategy != "center_of_mass"
+    assert tuple(seed.box) == (0, 0, 4, 8) and seed.negatives.shape == (0, 2)
+    assert seed.points.shape == (1, 2) and seed.labels.tolist() == [1]
+
+
+def test_negatives_lie_apart_and_off_the_object():
+    for number in range(10):
+        scene = shapes.scene(number, (96, 128), "concave")
+        truth = scene.truth(scene.prompt)
+        seed = make_seeds(heat(truth), negatives=4).seeds[0]
+        assert 1 <= len(seed.negatives) <= 4 and seed.labels.tolist() == [1] + [0] * len(seed.negatives)
+        x, y = seed.negatives.astype(int).T
+        assert not truth[y, x].any() and len(np.unique(seed.negatives, axis=0)) == len(seed.negatives)
+    hole = make_seeds(heat(ring()), negatives=1).seeds[0].negatives[0]
+    assert np.hypot(*(hole - (50, 40))) < 2  # of a ring, the middle of its hole
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_flips_carry_over(strategy):
+    mask = blobs(3)
+    here = make_seeds(heat(mask), strategy)
+    there = make_seeds(heat(mask[:, ::-1]), strategy)
+    assert len(here.seeds) == len(there.seeds)
+    for a, b in zip(here.seeds, there.seeds, strict=True):
+        assert (a.region == b.region[:, ::-1]).all()
+    if strategy == "center_of_mass":
+        assert there.seeds[0].point[0] == pytest.approx(89 - here.seeds[0].point[0])
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="'middle'.*center_of_mass, interior, components"):
+        make_seeds(np.zeros((4, 4)), "middle")
+    with pytest.raises(ValueError, match=r"float \(H, W\).*\(4,\)"):
+        make_seeds(np.zeros(4))
+    with pytest.raises(ValueError, match="uint8"):
+        make_seeds(np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match="sigmoid"):
+        make_seeds(np.full((4, 4), 3.0))
+    with pytest.raises(ValueError, match="nan"):
+        make_seeds(np.full((4, 4), np.nan))
