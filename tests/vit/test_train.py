@@ -207,10 +207,10 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_bit_for_bit(tmp_path):
 
 
 WORKER = """
-import os, sys, torch
+import os, shutil, sys, torch
 sys.path.insert(0, {tests!r})
 from airl import vit
-from test_train import PLAIN, random_data, tiny_model, train
+from test_train import CONFIG, PLAIN, random_data, same_weights, tiny_model, train
 
 train_module = sys.modules["airl.vit.train"]
 real = train_module._augmented
@@ -224,6 +224,14 @@ for count in (40, 37):
     seen = []
     model = train(tiny_model(dropout=0.0, drop_path=0.0), random_data(train=count), PLAIN, f"{{count}}").model
     torch.save({{"seen": seen, "weights": model.state_dict()}}, f"{{count}}/rank{{os.environ['RANK']}}.pt")
+
+def copy_the_first_checkpoint(history):
+    if len(history) == 1:
+        shutil.copytree("whole", "resumed")
+
+whole = train(tiny_model(), random_data(), CONFIG, "whole", on_epoch=copy_the_first_checkpoint).model
+resumed = train(tiny_model(), random_data(), CONFIG, "resumed", resume=True).model
+assert same_weights(whole, resumed)
 """
 PLAIN = replace(CONFIG, epochs=2, batch_size=9, crop_padding=0, flip=False, auto_augment=False)
 
@@ -233,7 +241,8 @@ def test_two_processes_train_one_model_and_see_each_image_once(tmp_path):
 
     Of 40 images the last batch is 4. Of 37 one is left over, too few for two processes: it joins the batch before.
     Without dropout and augmentation the weights are also those of a single process. Gradients are summed in another
-    order, and AdamW blows rounding up where a gradient is near 0: a tenth of one step of 1e-3 is allowed.
+    order, and AdamW blows rounding up where a gradient is near 0: a tenth of one step of 1e-3 is allowed. With both, a
+    run resumed after its first epoch ends with the weights of one that went on.
     """
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(tests=os.path.dirname(__file__)))
