@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0 torchvision==0.28.0
 .PHONY: run test clean
 
 run: .venv/ready
-	rm -rf out/q1
+	rm -rf out/q1/shapes-quick-*  # start the quick run anew
 	AIRL_PROFILE=quick .venv/bin/jupyter nbconvert --execute --to notebook --output-dir out q1.ipynb
 	.venv/bin/jupyter nbconvert --to html --output-dir out out/q1.ipynb
 
