@@ -9,7 +9,7 @@ PROFILES = ("full", "quick")
 
 
 def choose_profile(wanted: str = "auto") -> str:
-    """ "full" where there is a CUDA GPU, "quick" elsewhere, unless `wanted` or AIRL_PROFILE (which wins) says it.
+    """Choose "full" where there is a CUDA GPU, "quick" elsewhere, unless `wanted` or AIRL_PROFILE (which wins) says it.
 
     Prints which and why in one line. Raises ValueError for another name.
     """

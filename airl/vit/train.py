@@ -112,11 +112,12 @@ def train(
     group = distributed.join(here.device)
     _require_fit(model, data, config, group)
     checkpoint_path = Path(out_dir) / "checkpoint.pt"
-    if len(set(group.gather(checkpoint_path.exists()))) > 1:
+    started_before = checkpoint_path.exists()
+    if len(set(group.gather(started_before))) > 1:
         raise ValueError(
             f"only some processes see {checkpoint_path}; out_dir must be one folder that all machines share"
         )
-    if checkpoint_path.exists() and not resume:
+    if started_before and not resume:
         raise FileExistsError(
             f"{checkpoint_path} holds another run; pass resume=True to go on with it, or another out_dir"
         )
@@ -143,7 +144,7 @@ def train(
         "torchrun": {"processes": group.size},
     }
 
-    if checkpoint_path.exists():
+    if started_before:
         saved = load_checkpoint(checkpoint_path)
         require_same_settings(checkpoint_path, saved["settings"], settings)
         model.load_state_dict(saved["model"])
@@ -165,7 +166,8 @@ def train(
         network = DistributedDataParallel(model)
     if config.compile:
         network = torch.compile(network, dynamic=False)
-    images, labels = data.train.images.to(here.device), data.train.labels.to(here.device)
+    data = data.to(here.device)
+    images, labels = data.train.images, data.train.labels
     # A last batch too small to give each process an image joins the one before it.
     steps_per_epoch = len(labels) // config.batch_size + (len(labels) % config.batch_size >= group.size)
 
