@@ -1,4 +1,4 @@
-"""What the notebooks ask before they start: how large a run suits this machine, and where to keep its results."""
+"""What the notebooks ask before they start: how large a run suits this machine, what to work on, where results go."""
 
 import os
 from pathlib import Path
@@ -47,3 +47,32 @@ def out_folder(name: str, drive_folder: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     print(f"results go to {folder}")
     return folder
+
+
+def find_picture(wanted: str = "", upload: bool = False) -> Path:
+    """The picture to work on, in this order: one uploaded now (in Colab), `wanted`, sample_image.jpg in the working
+    folder, the portrait that matplotlib ships. Prints which.
+
+    Raises RuntimeError for an upload outside Colab or a cancelled one, FileNotFoundError for a path that is not there.
+    """
+    if upload:
+        try:
+            from google.colab import files
+        except ImportError as error:
+            raise RuntimeError("UPLOAD works in Colab only; give the picture's path in PICTURE instead") from error
+        uploaded = list(files.upload())
+        if not uploaded:
+            raise RuntimeError("nothing was uploaded; run this again and choose a picture, or switch UPLOAD off")
+        path = Path(uploaded[0])
+    elif wanted.strip():
+        path = Path(wanted.strip()).expanduser()
+    elif Path("sample_image.jpg").exists():
+        path = Path("sample_image.jpg")
+    else:
+        from matplotlib.cbook import get_sample_data
+
+        path = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no picture at {path} (the working folder is {Path.cwd()})")
+    print(f"the picture is {path}")
+    return path

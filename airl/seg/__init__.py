@@ -1,5 +1,7 @@
 """Cut an object out of a picture by a text prompt: CLIPSeg's heat-map, a seed, SAM's mask."""
 
+from airl.seg.batch import segment_files
 from airl.seg.pipeline import RECIPES, Recipe, Segmentation, TextSegmenter, label_map
+from airl.seg.seeds import STRATEGIES
 
-__all__ = ["RECIPES", "Recipe", "Segmentation", "TextSegmenter", "label_map"]
+__all__ = ["RECIPES", "STRATEGIES", "Recipe", "Segmentation", "TextSegmenter", "label_map", "segment_files"]

@@ -1,0 +1,47 @@
+"""Cut an object out of pictures by a text prompt, from a shell:
+
+python -m airl.seg photo.jpg "a person" -o out
+python -m airl.seg photos/*.jpg "a dog" -o out --sam sam2.1-hiera-large
+
+For every picture, out/PICTURE/PROMPT/ gets mask.png, overlay.png, cutout.png, result.json and steps.png. Pictures that
+are done already are skipped when it is run again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from airl import seg
+from airl.seg import weights
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Segment; return 0, or 1 after printing an error to stderr or if any picture failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m airl.seg", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
+    parser.add_argument("prompt", metavar="PROMPT", help='what to look for, such as "a person"')
+    parser.add_argument("-o", "--out", required=True, help="folder for the results")
+    known = ", ".join([*weights.SAM, *weights.SAM2])
+    sam_help = f"{known}, a checkpoint's path, or tiny: the embedded models, for drawn shapes (default: vit_h)"
+    parser.add_argument("--sam", default="vit_h", help=sam_help)
+    parser.add_argument("--recipe", choices=seg.RECIPES, default="assignment", help="default: assignment")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--overwrite", action="store_true", help="do again what is done already")
+    args = parser.parse_args(arguments)
+    try:
+        if Path(args.prompt).is_file():
+            raise ValueError(f"the last argument is the prompt, but {args.prompt} is a file; say what to look for")
+        if args.sam == "tiny":
+            segmenter = seg.TextSegmenter.tiny(args.recipe, args.device)
+        else:
+            segmenter = seg.TextSegmenter.from_pretrained(args.sam, recipe=args.recipe, device=args.device)
+        return 1 if seg.segment_files(segmenter, args.images, args.prompt, args.out, args.overwrite) else 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

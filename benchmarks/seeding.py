@@ -1,0 +1,144 @@
+"""How well each way to seed SAM finds what a prompt asks for: on drawn scenes, with the embedded models.
+
+    python benchmarks/seeding.py [--scenes 500] [--figure docs/seeding.png]
+
+The scenes' truth is known exactly and their seeds are none that the models were trained on; there are as many of each
+kind, from "convex" (one circle, square or triangle) to "absent" (nothing that fits the prompt). Every way starts from
+the same heat-map; ways differ in where the seeds are, in what else SAM is given, and in which of SAM's three masks is
+taken: the one it expects most of, the one that agrees best with the coarse mask, or the best product of both. The
+numbers are the mean IoU for each kind of scene with the object in it, then over all of these the mean IoU and the mean
+boundary F-score, then how many absent objects are refused and how many present ones missed.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from airl import runtime, shapes
+from airl.files import atomic_write
+from airl.seg import RECIPES, STRATEGIES, TextSegmenter
+from airl.seg.metrics import boundary_f, iou
+from airl.seg.pipeline import CHOICES, choose
+from airl.seg.train_tiny import TEST_SEED
+
+PRESENT = [kind for kind in shapes.KINDS if kind != "absent"]
+GIVEN = {
+    "point": {},
+    "point, box": {"box": True},
+    "point, box, 2 negatives": {"box": True, "negatives": 2},
+    "point, heat-map": {"mask_prompt": True},
+    "point, box, heat-map": {"box": True, "mask_prompt": True},
+}
+SHOWN = {  # in the figure
+    "the assignment: center of mass": ("center_of_mass", "point", "score"),
+    "interior": ("interior", "point", "score"),
+    "components": ("components", "point", "score"),
+    'recipe "best"': ("recipe best", "", ""),
+}
+EXAMPLES = {"convex": 0, "concave": 1, "several": 2, "touching": 3}  # seeds of scenes, from TEST_SEED
+
+
+class Score(NamedTuple):
+    iou: float
+    boundary: float
+    found: bool
+
+
+Scores = dict[tuple[str, str, str], dict[str, list[Score]]]  # by way (seeding, given, taken by), by kind of scene
+
+
+def measure(segmenter: TextSegmenter, count: int) -> Scores:
+    from tqdm.auto import tqdm
+
+    scores = defaultdict(lambda: defaultdict(list))
+    for number in tqdm(range(count), unit="scene", disable=None):
+        kind = shapes.KINDS[number % len(shapes.KINDS)]
+        scene = shapes.scene(TEST_SEED + number, kind=kind)
+        truth = scene.truth(scene.prompt)
+
+        def note(way, mask, found, kind=kind, truth=truth):
+            scores[way][kind].append(Score(iou(mask, truth), boundary_f(mask, truth), found))
+
+        segmenter.set_image(scene.image)
+        for seeding in STRATEGIES:
+            for given, changes in GIVEN.items():
+                (one,) = segmenter.segment([scene.prompt], seeding=seeding, **changes)
+                if (seeding, given) == ("center_of_mass", "point"):
+                    note(("CLIPSeg's coarse mask, no SAM", "", ""), one.coarse, one.found)
+                for choice in CHOICES:
+                    mask = np.zeros_like(one.mask)
+                    for seed, candidates in zip(one.seeds, one.candidates, strict=True):
+                        mask |= candidates.masks[choose(candidates, seed.region, choice)]
+                    note((seeding, given, choice), mask, one.found)
+        for name, recipe in RECIPES.items():
+            (one,) = segmenter.segment([scene.prompt], **vars(recipe))
+            note((f"recipe {name}", "", ""), one.mask, one.found)
+    return scores
+
+
+def table(scores: Scores) -> str:
+    header = ["seeding", "SAM is given", "taken by", *PRESENT, "these four", "F", "refused", "missed"]
+    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    for way, by_kind in scores.items():
+        there = [score for kind in PRESENT for score in by_kind[kind]]
+        means = [np.mean([score.iou for score in by_kind[kind]]) for kind in PRESENT]
+        means += [np.mean([score.iou for score in there]), np.mean([score.boundary for score in there])]
+        refused = np.mean([not score.found for score in by_kind["absent"]])
+        missed = np.mean([not score.found for score in there])
+        cells = [*way, *(f"{mean:.3f}" for mean in means), f"{refused:.1%}", f"{missed:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(scores: Scores, segmenter: TextSegmenter, path: Path) -> None:
+    """Above, a scene of each kind as some ways cut it; below, bars of their mean IoU."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(12, 14), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[3, 1])
+    axes = above.subplots(len(SHOWN), len(EXAMPLES))
+    for column, (kind, seed) in enumerate(EXAMPLES.items()):
+        scene = shapes.scene(TEST_SEED + seed, kind=kind)
+        segmenter.set_image(scene.image)
+        for axis, (title, way) in zip(axes[:, column], SHOWN.items(), strict=True):
+            changes = vars(RECIPES["best"]) if way[0] == "recipe best" else {"seeding": way[0]}
+            (one,) = segmenter.segment([scene.prompt], **changes)
+            axis.imshow(one.image)
+            axis.contourf(one.mask, levels=[0.5, 1], colors=["black"], alpha=0.35)
+            axis.contour(one.mask, levels=[0.5], colors=["white"], linewidths=2)
+            for one_seed in one.seeds:
+                axis.plot(*one_seed.point, "*", color="white", markeredgecolor="black", markersize=15)
+            axis.set(xticks=[], yticks=[], xlabel=f"IoU {iou(one.mask, scene.truth(scene.prompt)):.2f}")
+            axis.set_ylabel(title if not column else "")
+        axes[0, column].set_title(f"{kind}\n“{scene.prompt}”")
+    axis = below.subplots()
+    for i, (title, way) in enumerate(SHOWN.items()):
+        means = [np.mean([score.iou for score in scores[way][kind]]) for kind in PRESENT]
+        bars = axis.bar(np.arange(len(PRESENT)) + (i - 1.5) * 0.2, means, 0.19, label=title)
+        axis.bar_label(bars, fmt="%.2f", fontsize=8)
+    axis.set(xticks=range(len(PRESENT)), xticklabels=PRESENT, ylabel="mean IoU", ylim=(0, 1.05))
+    axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--figure", type=Path, help="draw examples and bars into this file")
+    args = parser.parse_args()
+    segmenter = TextSegmenter.tiny()
+    scores = measure(segmenter, args.scenes)
+    print(f"{args.scenes} scenes, {runtime.choose('auto', 'fp32')}, torch {torch.__version__}\n")
+    print(table(scores))
+    if args.figure:
+        draw(scores, segmenter, args.figure)
+
+
+if __name__ == "__main__":
+    main()
