@@ -6,8 +6,8 @@ TORCH  ?= torch==2.13.0 torchvision==0.28.0
 
 run: .venv/ready
 	rm -rf out/q1/shapes-quick-*  # start the quick run anew
-	AIRL_PROFILE=quick .venv/bin/jupyter nbconvert --execute --to notebook --output-dir out q1.ipynb
-	.venv/bin/jupyter nbconvert --to html --output-dir out out/q1.ipynb
+	AIRL_PROFILE=quick .venv/bin/jupyter nbconvert --execute --to notebook --output-dir out q1.ipynb q2.ipynb
+	.venv/bin/jupyter nbconvert --to html --output-dir out out/q1.ipynb out/q2.ipynb
 
 test: .venv/ready
 	.venv/bin/ruff check .

@@ -1,3 +1,7 @@
+import sys
+import types
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -101,3 +105,31 @@ def test_a_drive_folder_outside_colab_is_refused(tmp_path, monkeypatch):
     assert notebook.out_folder("q1/run").resolve() == tmp_path / "out" / "q1" / "run"
     with pytest.raises(RuntimeError, match="DRIVE_FOLDER is 'airl', but Google Drive can be mounted in Colab only"):
         notebook.out_folder("q1/run", "airl")
+
+
+def test_the_picture_of_q2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    portrait = notebook.find_picture()
+    assert portrait.name == "grace_hopper.jpg" and portrait.is_file()
+    (tmp_path / "sample_image.jpg").write_bytes(b"mine")
+    assert notebook.find_picture() == Path("sample_image.jpg")
+    (tmp_path / "cat.png").write_bytes(b"a cat")
+    assert notebook.find_picture(" cat.png ") == Path("cat.png")
+    assert "the picture is cat.png" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match=f"no picture at dog.png .*{tmp_path}"):
+        notebook.find_picture("dog.png")
+
+
+def test_uploading_the_picture_of_q2(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="UPLOAD works in Colab only; give the picture's path in PICTURE"):
+        notebook.find_picture("cat.png", upload=True)
+    (tmp_path / "dog.png").write_bytes(b"a dog")
+    colab = types.ModuleType("google.colab")
+    colab.files = types.SimpleNamespace(upload=lambda: {"dog.png": b"a dog"})  # which also writes the file, in Colab
+    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    assert notebook.find_picture("cat.png", upload=True) == Path("dog.png")
+    colab.files.upload = dict  # cancelled
+    with pytest.raises(RuntimeError, match="nothing was uploaded"):
+        notebook.find_picture(upload=True)

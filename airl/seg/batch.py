@@ -29,7 +29,7 @@ def segment_files(
     if not name:
         raise ValueError(f"the prompt is {prompt!r}; say what to look for, such as 'a person'")
     folders: dict[Path, Path] = {}
-    for file in dict.fromkeys(map(Path, files)):
+    for file in dict.fromkeys(map(Path, [files] if isinstance(files, str | Path) else files)):
         folder = Path(out) / file.stem / name
         if folder in folders:
             raise ValueError(f"{folders[folder]} and {file} have the same name; segment them into two folders")

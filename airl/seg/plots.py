@@ -1,5 +1,7 @@
-"""What a person looks at: how a prompt became a mask, step by step. Each function returns a Figure."""
+"""What a person looks at: how a prompt became a mask, step by step. Each function but `explore` returns a Figure."""
 
+import html
+import io
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -8,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from airl.seg.pipeline import Segmentation, label_map
+from airl.seg.pipeline import Segmentation, TextSegmenter, label_map
+from airl.seg.seeds import STRATEGIES
 
 SEED, NEGATIVE = "#ff3b30", "#1e90ff"
 MASK, OTHER = (0.0, 1.0, 0.5), (0.2, 0.5, 1.0)
@@ -76,6 +79,36 @@ def overlay(one: Segmentation) -> Figure:
     for seed in one.seeds:
         _points(axis, seed)
     return figure
+
+
+def explore(segmenter: TextSegmenter, prompt: str):
+    """Widgets for a notebook: prompt, threshold and seeding, and below them the overlay that they give on the picture
+    set. Returns an `ipywidgets.VBox`."""
+    from ipywidgets import HTML, Dropdown, FloatSlider, Image, Text, VBox
+
+    controls = {
+        "prompt": Text(prompt, description="prompt", continuous_update=False),
+        "threshold": FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False),
+        "seeding": Dropdown(options=list(STRATEGIES), description="seeding"),
+    }
+    drawn, message = Image(format="png"), HTML()
+
+    def show(_=None) -> None:
+        changes = {name: control.value for name, control in controls.items()}
+        try:
+            (one,) = segmenter.segment([changes.pop("prompt")], floor=changes["threshold"], **changes)
+        except ValueError as error:  # such as an empty prompt
+            message.value = html.escape(str(error))
+            return
+        figure, file = overlay(one), io.BytesIO()
+        figure.savefig(file, format="png")
+        plt.close(figure)
+        drawn.value, message.value = file.getvalue(), ""
+
+    for control in controls.values():
+        control.observe(show, "value")
+    show()
+    return VBox([*controls.values(), message, drawn])
 
 
 def labels(many: Sequence[Segmentation]) -> Figure:

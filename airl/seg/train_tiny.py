@@ -220,6 +220,9 @@ def small_clipseg(where: runtime.Runtime) -> ClipSeg:
     for module in model.decoder.modules():  # transformers gives these a spread of 1, far too much to learn from
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             module.reset_parameters()
+    for module in model.clip.vision_model.modules():  # and these one that suits wider models
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
     with torch.no_grad():
         grid = sines(CLIPSEG_SIDE // 8, config.vision_config.hidden_size)
         model.clip.vision_model.embeddings.position_embedding.weight[1:] = 0.2 * grid
@@ -227,7 +230,8 @@ def small_clipseg(where: runtime.Runtime) -> ClipSeg:
 
 
 def ask(scene: list[tuple[str, str]], own: str, count: int, rng: np.random.Generator) -> list[str]:
-    """Prompts for a scene: its own, then, by turns, ones about an object there and ones near to that."""
+    """Prompts for a scene: its own, then, by turns, ones about an object there and ones near to that, mostly of its
+    colour and another shape, which is what is hardest to tell."""
     colours, kinds = list(shapes.COLOURS), list(shapes.SCENE_SHAPES)
     prompts = [own]
     while len(prompts) < count:
@@ -240,8 +244,9 @@ def ask(scene: list[tuple[str, str]], own: str, count: int, rng: np.random.Gener
                 prompts.append(str(rng.choice(STRANGE)))
                 continue
             another_colour, another_shape = str(rng.choice(colours)), str(rng.choice(kinds))
-            said = [(colour, another_shape), (another_colour, shape), (another_colour, another_shape)][rng.integers(3)]
-            said = [said, (said[0], None), (None, said[1])][rng.choice(3, p=[0.6, 0.2, 0.2])]
+            near = [(colour, another_shape), (another_colour, shape), (another_colour, another_shape)]
+            said = near[rng.choice(3, p=[0.6, 0.2, 0.2])]
+            said = [said, (said[0], None), (None, said[1])][rng.choice(3, p=[0.7, 0.1, 0.2])]
         prompts.append(shapes.phrase(*said))
     return prompts
 
@@ -264,55 +269,84 @@ def squeeze(scenes: Scenes) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.stack(owners)
 
 
-def clipseg_losses(clipseg: ClipSeg, helper: nn.Module, scenes: Scenes, steps: int, seed: int) -> Iterator[Tensor]:
-    """One loss per step: of the masks, of the decision whether the object is there, and, while the vision tower is
-    young, of what `helper` tells from its last activations: colour and shape at every patch."""
-    rng = np.random.default_rng(seed)
-    images, owners = squeeze(scenes)
-    batch, asked = 16, 6
+def name_patches(guesses: Tensor, owner: Tensor, looks: Tensor) -> Tensor:
+    """How far `guesses` (B, patches, colours + shapes + 2) are from the colour and the shape at every patch's middle.
+
+    owner: (B, h, w), at half of CLIPSeg's resolution. looks: (B, MAX_OBJECTS, 2), of its objects; 0 is the background.
+    """
+    patches = owner[:, 2::4, 2::4].flatten(1).long()  # (B, patches)
+    seen = looks.gather(1, patches[..., None].expand(-1, -1, 2))  # (B, patches, 2)
+    parts = guesses.float().split([len(shapes.COLOURS) + 1, len(shapes.SCENE_SHAPES) + 1], -1)
+    return sum(F.cross_entropy(part.flatten(0, 1), seen[..., i].flatten()) for i, part in enumerate(parts))
+
+
+def looks_of(scenes: Scenes) -> Tensor:
+    """Colour and shape of every object as numbers from 1: int64 (N, MAX_OBJECTS, 2)."""
     colours, kinds = list(shapes.COLOURS), list(shapes.SCENE_SHAPES)
-    for step, chosen in enumerate(batches(len(scenes), batch, steps, rng)):
+    looks = torch.zeros(len(scenes), MAX_OBJECTS, 2, dtype=torch.long)
+    for scene, objects in zip(looks, scenes.looks, strict=True):
+        for number, (colour, shape) in enumerate(objects, 1):
+            scene[number] = torch.tensor([colours.index(colour) + 1, kinds.index(shape) + 1])
+    return looks
+
+
+def vision_losses(clipseg: ClipSeg, helper: nn.Module, scenes: Scenes, steps: int, seed: int) -> Iterator[Tensor]:
+    """One loss per step: of what `helper` tells from the vision tower's last activations."""
+    rng = np.random.default_rng(seed)
+    (images, owners), looks = squeeze(scenes), looks_of(scenes)
+    for chosen in batches(len(scenes), 32, steps, rng):
         image, owner = flip([images[chosen], owners[chosen]], int(rng.integers(8)))
-        pixels = (image.float() / 255 - 0.5) / 0.5
+        with clipseg.runtime.autocast():
+            guesses = helper(clipseg.look((image.float() / 255 - 0.5) / 0.5)[-1][:, 1:])
+        yield name_patches(guesses, owner, looks[chosen])
+
+
+def clipseg_losses(clipseg: ClipSeg, helper: nn.Module, scenes: Scenes, steps: int, seed: int) -> Iterator[Tensor]:
+    """One loss per step: of the masks, of the decision whether the object is there, and of what `helper` tells."""
+    rng = np.random.default_rng(seed)
+    (images, owners), looks = squeeze(scenes), looks_of(scenes)
+    batch, asked = 16, 6
+    for chosen in batches(len(scenes), batch, steps, rng):
+        image, owner = flip([images[chosen], owners[chosen]], int(rng.integers(8)))
         truth = torch.zeros(batch, asked, MAX_OBJECTS, dtype=torch.bool)  # whether a prompt is about an object
-        looks = torch.zeros(batch, MAX_OBJECTS, 2, dtype=torch.long)  # 0 is the background's
         said = []
         for b, i in enumerate(chosen):
             prompts = ask(scenes.looks[i], scenes.prompts[i], asked, rng)
             for number, look in enumerate(scenes.looks[i], 1):
                 truth[b, :, number] = torch.tensor([matches(prompt, look) for prompt in prompts])
-                looks[b, number] = torch.tensor([colours.index(look[0]) + 1, kinds.index(look[1]) + 1])
             said += [str(rng.choice(PHRASES)).format(prompt) for prompt in prompts]
         places = owner.flatten(1).long()  # (B, h * w)
         target = truth.gather(2, places[:, None].expand(-1, asked, -1)).float()  # (B, asked, h * w)
 
         with clipseg.runtime.autocast():
-            activations = clipseg.look(pixels)
-            logits = clipseg.decode([a.repeat_interleave(asked, 0) for a in activations], clipseg.embed(said))
+            activations = clipseg.look((image.float() / 255 - 0.5) / 0.5)
             guesses = helper(activations[-1][:, 1:])  # (B, patches, colours + shapes + 2)
-        logits, guesses = logits.float(), guesses.float()
+        repeated = [a.float().repeat_interleave(asked, 0) for a in activations]
+        logits = clipseg.decode(repeated, clipseg.embed(said))  # the decoder is faster in fp32
         target = target.view_as(logits)  # (B * asked, h, w)
         present = target.flatten(1).amax(1)
         sure = logits.flatten(1).topk(12).values.mean(1)
-        loss = mask_loss(logits, target).mean() + 0.5 * F.binary_cross_entropy_with_logits(sure, present)
-
-        patches = owner[:, 2::4, 2::4].flatten(1).long()  # (B, patches): the owner of each one's middle
-        seen = looks.gather(1, patches[..., None].expand(-1, -1, 2))  # (B, patches, 2)
-        colour, shape = guesses.split([len(colours) + 1, len(kinds) + 1], -1)
-        named = F.cross_entropy(colour.flatten(0, 1), seen[..., 0].flatten()) + F.cross_entropy(
-            shape.flatten(0, 1), seen[..., 1].flatten()
+        yield (
+            mask_loss(logits, target).mean()
+            + F.binary_cross_entropy_with_logits(sure, present)
+            + 0.5 * name_patches(guesses, owner, looks[chosen])
         )
-        yield loss + max(0.0, 1 - 1.5 * step / steps) * named
 
 
-def train_clipseg(scenes: Scenes, steps: int, where: runtime.Runtime, seed: int = 0) -> ClipSeg:
-    torch.manual_seed(seed)
-    clipseg = small_clipseg(where)
+def train_clipseg(scenes: Scenes, steps: int, where: runtime.Runtime, start: Path | None = None) -> ClipSeg:
+    """First the vision tower alone, to name colours and shapes, which costs little; then all of it. With a folder to
+    start from, only the latter, from the weights there, more gently."""
+    torch.manual_seed(0)
+    clipseg = ClipSeg.from_pretrained(start, where) if start else small_clipseg(where)
     clipseg.model.requires_grad_(True)
-    width = clipseg.model.config.vision_config.hidden_size
-    helper = nn.Linear(width, len(shapes.COLOURS) + len(shapes.SCENE_SHAPES) + 2)
-    losses = clipseg_losses(clipseg, helper, scenes, steps, seed)
-    learn("clipseg", nn.ModuleList([clipseg.model, helper]), losses, steps, rate=1e-3)
+    tower = clipseg.model.clip.vision_model
+    helper = nn.Linear(tower.config.hidden_size, len(shapes.COLOURS) + len(shapes.SCENE_SHAPES) + 2)
+    if not start:
+        alone = steps * 5 // 3
+        losses = vision_losses(clipseg, helper, scenes, alone, seed=0)
+        learn("vision", nn.ModuleList([tower, helper]), losses, alone, rate=1e-3)
+    losses = clipseg_losses(clipseg, helper, scenes, steps, seed=1 if start else 0)
+    learn("clipseg", nn.ModuleList([clipseg.model, helper]), losses, steps, rate=5e-4 if start else 1e-3)
     return clipseg
 
 
@@ -424,12 +458,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, such as airl/seg/tiny")
     parser.add_argument("--scenes", type=int, default=12_000, help="how many scenes to draw")
-    parser.add_argument("--clipseg-steps", type=int, default=4_000)
+    parser.add_argument("--clipseg-steps", type=int, default=2_600)
     parser.add_argument("--sam-steps", type=int, default=3_000)
     parser.add_argument("--only", choices=["clipseg", "sam"], help="train one of the two, keep the other")
+    parser.add_argument("--resume", action="store_true", help="train the CLIPSeg that is in OUT further")
     options = parser.parse_args()
-    where = runtime.choose("cpu", "fp32")  # at this size bf16 costs more than it saves
-    print(f"training on {where}")
+    where = {"clipseg": runtime.choose("cpu"), "sam": runtime.choose("cpu", "fp32")}  # what is faster for each
     began = time.monotonic()
     scenes = draw(options.scenes, TRAIN_SEED)
     print(f"drew {len(scenes)} scenes in {time.monotonic() - began:.0f} s")
@@ -437,16 +471,18 @@ def main() -> None:
     for part, steps in (("clipseg", options.clipseg_steps), ("sam", options.sam_steps)):
         if options.only not in (None, part):
             continue
+        print(f"training {part} on {where[part]}")
         began = time.monotonic()
         if part == "clipseg":
-            write_clipseg(train_clipseg(scenes, steps, where), options.out / "clipseg")
+            start = options.out / "clipseg" if options.resume else None
+            write_clipseg(train_clipseg(scenes, steps, where[part], start), options.out / "clipseg")
         else:
-            write_sam(train_sam(scenes, steps, where).half(), SAM, options.out / "sam.safetensors")
+            write_sam(train_sam(scenes, steps, where[part]).half(), SAM, options.out / "sam.safetensors")
         note = {
             "command": f"python -m airl.seg.train_tiny --out {options.out} --only {part} "
-            f"--scenes {options.scenes} --{part}-steps {steps}",
+            f"--scenes {options.scenes} --{part}-steps {steps}{' --resume' * options.resume}",
             "date": str(date.today()),
-            "machine": str(where),
+            "machine": str(where[part]),
             "minutes": round((time.monotonic() - began) / 60, 1),
         }
         (options.out / f"{part}.json").write_text(json.dumps(note, indent=2) + "\n")

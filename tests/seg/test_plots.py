@@ -118,3 +118,30 @@ def test_several_seeds_are_counted(segmenter):
     two = seg.TextSegmenter(Two(), Two())(picture, "x", seeding="components", choice="agreement")
     assert "SAM's mask 2 for seed 1 of 2: 0.75, taken" in titles(plots.candidates(two))
     assert len(plots.seeds(two).axes[0].lines) == 4  # a positive and an empty set of negatives for each
+
+
+def test_exploring_redraws_and_explains(segmenter):
+    segmenter.set_image(PICTURE)
+    box = plots.explore(segmenter, "left")
+    prompt, threshold, seeding, message, drawn = box.children
+    first = drawn.value
+    assert first.startswith(b"\x89PNG") and not message.value
+    prompt.value = "right"
+    second = drawn.value
+    assert second != first
+    prompt.value = "nowhere"
+    third = drawn.value
+    threshold.value = 0.05  # below the 0.1 that is everywhere
+    assert len({second, third, drawn.value}) == 3
+    seeding.value = "interior"
+    assert not message.value and not plt.get_fignums()
+
+
+def test_exploring_without_a_prompt_says_so():
+    class Empty(Halves):
+        def predict(self, what, extra=None):
+            raise ValueError("a prompt is empty: ['']")
+
+    segmenter = seg.TextSegmenter(Empty(), Empty())
+    segmenter.set_image(PICTURE)
+    assert "a prompt is empty" in plots.explore(segmenter, "").children[3].value
