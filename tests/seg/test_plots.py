@@ -125,7 +125,7 @@ def test_exploring_redraws_and_explains(segmenter):
     box = plots.explore(segmenter, "left")
     prompt, threshold, seeding, message, drawn = box.children
     first = drawn.value
-    assert first.startswith(b"\x89PNG") and not message.value
+    assert bytes(first).startswith(b"\x89PNG") and not message.value
     prompt.value = "right"
     second = drawn.value
     assert second != first
