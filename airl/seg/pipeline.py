@@ -48,7 +48,7 @@ RECIPES: dict[str, Recipe] = {
     "best": Recipe(seeding="components", box=True, choice="both"),
 }
 
-TINY_FLOOR = 0.84  # of the embedded models: measured to refuse 95% of absent objects and to miss 5% of present ones
+TINY_FLOOR = 0.84  # of the embedded models: misses about 5% of what is there; the README says how much it refuses
 
 
 @dataclass(frozen=True, eq=False)

@@ -209,6 +209,13 @@ class SegmentAnything:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def sam2_pixels(image: np.ndarray, side: int) -> Tensor:
+    """What SAM 2 sees of uint8 (H, W, 3) RGB, stretched to a square: float32 (1, 3, side, side)."""
+    resized = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+    x = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # (h, w, 3) -> (3, h, w)
+    return ((x - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1))[None]
+
+
 class SegmentAnything2:
     """SAM 2, by transformers' Sam2Model."""
 
@@ -219,16 +226,10 @@ class SegmentAnything2:
         self.image_size: tuple[int, int] | None = None  # (H, W)
         self.features: list[Tensor] = []
 
-    def pixels(self, image: np.ndarray) -> Tensor:
-        """What the model sees of uint8 (H, W, 3) RGB: float32 (1, 3, side, side)."""
-        resized = np.asarray(Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BILINEAR))
-        x = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # (h, w, 3) -> (3, h, w)
-        return ((x - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1))[None]
-
     @torch.no_grad()
     def set_image(self, image: np.ndarray) -> None:
         with self.runtime.autocast():
-            features = self.model.get_image_embeddings(self.pixels(image).to(self.runtime.device))
+            features = self.model.get_image_embeddings(sam2_pixels(image, self.side).to(self.runtime.device))
         self.features = [level.float() for level in features]  # the decoder is light and stays in fp32
         self.image_size = image.shape[:2]
 

@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
@@ -107,8 +107,16 @@ def batches(n: int, size: int, steps: int, rng: np.random.Generator) -> Iterator
 # ------------------------------------------------------------------------------------------------- training
 
 
-def learn(name: str, model: nn.Module, losses: Iterator[Tensor], steps: int, rate: float) -> None:
-    """AdamW with a warm-up and a cosine; the model ends as the moving average of its late weights."""
+def learn(
+    name: str,
+    model: nn.Module,
+    losses: Iterator[Tensor],
+    steps: int,
+    rate: float,
+    write: Callable[[nn.Module], None] = lambda average: None,
+) -> None:
+    """AdamW with a warm-up and a cosine; the model ends as the moving average of its late weights, which `write` is
+    given every 200 steps and at the end."""
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
@@ -137,6 +145,8 @@ def learn(name: str, model: nn.Module, losses: Iterator[Tensor], steps: int, rat
             shown /= (step - 1) % 100 + 1
             print(f"{name} step {step}/{steps}  loss {shown:.4f}  {minutes:.1f} min", flush=True)
             shown = 0.0
+        if step % 200 == 0 or step == steps:
+            write(average)
     model.load_state_dict(average.state_dict())
 
 
@@ -333,19 +343,21 @@ def clipseg_losses(clipseg: ClipSeg, helper: nn.Module, scenes: Scenes, steps: i
         )
 
 
-def train_clipseg(scenes: Scenes, steps: int, where: runtime.Runtime, start: Path | None = None) -> ClipSeg:
+def train_clipseg(
+    scenes: Scenes, steps: int, where: runtime.Runtime, start: Path | None = None, seed: int = 0
+) -> ClipSeg:
     """First the vision tower alone, to name colours and shapes, which costs little; then all of it. With a folder to
     start from, only the latter, from the weights there, more gently."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     clipseg = ClipSeg.from_pretrained(start, where) if start else small_clipseg(where)
     clipseg.model.requires_grad_(True)
     tower = clipseg.model.clip.vision_model
     helper = nn.Linear(tower.config.hidden_size, len(shapes.COLOURS) + len(shapes.SCENE_SHAPES) + 2)
     if not start:
         alone = steps * 5 // 3
-        losses = vision_losses(clipseg, helper, scenes, alone, seed=0)
+        losses = vision_losses(clipseg, helper, scenes, alone, seed)
         learn("vision", nn.ModuleList([tower, helper]), losses, alone, rate=1e-3)
-    losses = clipseg_losses(clipseg, helper, scenes, steps, seed=1 if start else 0)
+    losses = clipseg_losses(clipseg, helper, scenes, steps, seed)
     learn("clipseg", nn.ModuleList([clipseg.model, helper]), losses, steps, rate=5e-4 if start else 1e-3)
     return clipseg
 
@@ -454,6 +466,18 @@ def write_clipseg(clipseg: ClipSeg, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(clipseg.preprocessing, indent=2))
 
 
+def note(path: Path, command: str, resumed: bool, where: runtime.Runtime, began: float) -> None:
+    """Tell beside the weights how they were made: a list of commands, of which those after the first went on."""
+    entry = {
+        "command": f"python -m airl.seg.{command}{' --resume' * resumed}",
+        "date": str(date.today()),
+        "machine": str(where),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+    before = json.loads(path.read_text()) if resumed else []
+    path.write_text(json.dumps([*before, entry], indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, such as airl/seg/tiny")
@@ -462,10 +486,11 @@ def main() -> None:
     parser.add_argument("--sam-steps", type=int, default=3_000)
     parser.add_argument("--only", choices=["clipseg", "sam"], help="train one of the two, keep the other")
     parser.add_argument("--resume", action="store_true", help="train the CLIPSeg that is in OUT further")
+    parser.add_argument("--seed", type=int, default=0, help="another one draws other scenes")
     options = parser.parse_args()
     where = {"clipseg": runtime.choose("cpu"), "sam": runtime.choose("cpu", "fp32")}  # what is faster for each
     began = time.monotonic()
-    scenes = draw(options.scenes, TRAIN_SEED)
+    scenes = draw(options.scenes, TRAIN_SEED + 50_000 * options.seed)
     print(f"drew {len(scenes)} scenes in {time.monotonic() - began:.0f} s")
     options.out.mkdir(parents=True, exist_ok=True)
     for part, steps in (("clipseg", options.clipseg_steps), ("sam", options.sam_steps)):
@@ -475,17 +500,12 @@ def main() -> None:
         began = time.monotonic()
         if part == "clipseg":
             start = options.out / "clipseg" if options.resume else None
-            write_clipseg(train_clipseg(scenes, steps, where[part], start), options.out / "clipseg")
+            write_clipseg(train_clipseg(scenes, steps, where[part], start, options.seed), options.out / "clipseg")
         else:
-            write_sam(train_sam(scenes, steps, where[part]).half(), SAM, options.out / "sam.safetensors")
-        note = {
-            "command": f"python -m airl.seg.train_tiny --out {options.out} --only {part} "
-            f"--scenes {options.scenes} --{part}-steps {steps}{' --resume' * options.resume}",
-            "date": str(date.today()),
-            "machine": str(where[part]),
-            "minutes": round((time.monotonic() - began) / 60, 1),
-        }
-        (options.out / f"{part}.json").write_text(json.dumps(note, indent=2) + "\n")
+            write_sam(train_sam(scenes, steps, where[part], options.seed).half(), SAM, options.out / "sam.safetensors")
+        command = f"train_tiny --out {options.out} --only {part} --scenes {options.scenes} --{part}-steps {steps}"
+        resumed = options.resume and part == "clipseg"
+        note(options.out / f"{part}.json", f"{command} --seed {options.seed}", resumed, where[part], began)
 
 
 if __name__ == "__main__":

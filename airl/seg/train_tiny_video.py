@@ -9,13 +9,11 @@ folder at any time is the moving average of the weights so far.
 """
 
 import argparse
-import json
-import math
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +24,12 @@ from torch import Tensor, nn
 from airl import clips, runtime
 from airl.files import atomic_folder
 from airl.seg.sam import IMAGENET_MEAN, IMAGENET_STD
-from airl.seg.train_tiny import TRAIN_SEED, box_of, flip, mask_loss, some_pixel
+from airl.seg.train_tiny import TRAIN_SEED, box_of, flip, learn, mask_loss, note, some_pixel
 
 SIDE = 128  # pixels
 DRAWN = 14  # frames of each clip
 STAGES = ((0.25, 16, 1), (0.6, 6, 3), (1.0, 3, 7))  # up to which share of the steps: clips in a batch, frames of each
+FURTHER = ((0.5, 3, 7), (1.0, 2, 12))  # the same of a model that is trained already
 
 
 def small_sam2_video() -> nn.Module:
@@ -245,7 +244,7 @@ def sample(
     images, truth = [], []
     for i in chosen:
         for _ in range(4):  # rather a part in which one of them is hidden later: those teach most
-            step = int(rng.choice([1, 1, 2]))
+            step = min(int(rng.choice([1, 1, 2])), (DRAWN - 1) // max(length - 1, 1))
             start = int(rng.integers(0, DRAWN - step * (length - 1)))
             frames = (start + step * np.arange(length))[:: int(rng.choice([-1, 1]))].copy()
             ids = drawn.ids[i, frames]  # (T, h, w)
@@ -263,42 +262,27 @@ def sample(
     return flip([torch.stack(images), torch.stack(truth)], int(rng.integers(8)))
 
 
-def train(drawn: Clips, steps: int, folder: Path, seed: int = 0, every: int = 200) -> nn.Module:
-    """AdamW with a warm-up and a cosine. Returns the moving average of the weights, written every `every` steps."""
-    torch.manual_seed(seed)
+def losses(model: nn.Module, drawn: Clips, steps: int, seed: int, further: bool) -> Iterator[Tensor]:
+    """One loss per step, of ever longer parts of clips, from memories that are ever less the true masks'."""
     rng = np.random.default_rng(seed)
-    model = small_sam2_video()
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
-    warmup = max(1, steps // 30)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
-    )
-    average = deepcopy(model)
-    began, shown = time.monotonic(), 0.0
+    stages, taught = (FURTHER, 0.0) if further else (STAGES, STAGES[1][0] * steps)
     for step in range(1, steps + 1):
-        batch, length = next((batch, length) for share, batch, length in STAGES if step <= share * steps)
+        batch, length = next((batch, length) for share, batch, length in stages if step <= share * steps)
         images, truth = sample(drawn, rng.integers(0, len(drawn.images), batch), length, 3, rng)
-        loss = unroll(model, images, truth, rng, forced=max(0.0, 1 - step / (STAGES[1][0] * steps)))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        keep = min(0.998, step / (step + 9))
-        with torch.no_grad():
-            for a, p in zip(average.parameters(), model.parameters(), strict=True):
-                a.lerp_(p, 1 - keep)
-        shown += loss.item()
-        if step % 50 == 0 or step == steps:
-            minutes = (time.monotonic() - began) / 60
-            print(f"step {step}/{steps}  loss {shown / ((step - 1) % 50 + 1):.4f}  {minutes:.1f} min", flush=True)
-            shown = 0.0
-        if step % every == 0 or step == steps:
-            write(average, folder)
-    return average.eval()
+        yield unroll(model, images, truth, rng, forced=1 - step / taught if step < taught else 0.0)
+
+
+def train(drawn: Clips, steps: int, folder: Path, seed: int = 0, further: bool = False) -> nn.Module:
+    """Returns the moving average of the weights, which is written to the folder on the way, too.
+
+    further: start from the weights in the folder, more gently."""
+    from transformers import Sam2VideoModel
+
+    torch.manual_seed(seed)
+    model = Sam2VideoModel.from_pretrained(folder, dtype=torch.float32).train() if further else small_sam2_video()
+    rate = 5e-4 if further else 1e-3
+    learn("video", model, losses(model, drawn, steps, seed, further), steps, rate, lambda late: write(late, folder))
+    return model.eval()
 
 
 def write(model: nn.Module, folder: Path) -> None:
@@ -312,22 +296,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, such as airl/seg/tiny/video")
     parser.add_argument("--clips", type=int, default=3_000, help="how many clips to draw")
     parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--resume", action="store_true", help="train the model that is in OUT further")
+    parser.add_argument("--seed", type=int, default=0, help="another one draws other clips")
     options = parser.parse_args()
     where = runtime.choose("cpu", "fp32")
     print(f"training on {where}")
     began = time.monotonic()
-    drawn = draw(options.clips, TRAIN_SEED)
+    drawn = draw(options.clips, TRAIN_SEED + 50_000 * options.seed)
     print(f"drew {options.clips} clips in {time.monotonic() - began:.0f} s", flush=True)
     began = time.monotonic()
-    train(drawn, options.steps, options.out)
-    note = {
-        "command": f"python -m airl.seg.train_tiny_video --out {options.out} --clips {options.clips} "
-        f"--steps {options.steps}",
-        "date": str(date.today()),
-        "machine": str(where),
-        "minutes": round((time.monotonic() - began) / 60, 1),
-    }
-    (options.out / "training.json").write_text(json.dumps(note, indent=2) + "\n")
+    train(drawn, options.steps, options.out, options.seed, options.resume)
+    command = f"train_tiny_video --out {options.out} --clips {options.clips} --steps {options.steps}"
+    note(options.out / "training.json", f"{command} --seed {options.seed}", options.resume, where, began)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from airl.files import atomic_write
 from airl.seg import weights
 from airl.seg.clipseg import ClipSeg
 from airl.seg.frames import Frames, Video, open_clip, write_mp4
-from airl.seg.sam import IMAGENET_MEAN, IMAGENET_STD
+from airl.seg.sam import sam2_pixels
 from airl.seg.seeds import Seed, make_seeds
 
 MAX_ID = 255  # ids are the bytes of a PNG
@@ -219,8 +219,6 @@ class VideoTracker:
         self.model = sam2.eval().requires_grad_(False).to(self.runtime.device)
         self.name = name
         self.side = sam2.config.prompt_encoder_config.image_size  # pixels; frames are stretched to a square
-        self.mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-        self.std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
         config = sam2.config
         self.memories = config.num_maskmem - 1  # recent frames whose masks the model looks at again
         self.pointers = max(config.max_object_pointers_in_encoder - 1, self.memories)  # and whose pointers
@@ -264,10 +262,7 @@ class VideoTracker:
     # -------------------------------------------------------------------------------------------- one frame
 
     def _pixels(self, image: np.ndarray) -> Tensor:
-        """What SAM 2 sees of uint8 (H, W, 3) RGB: float32 (1, 3, side, side)."""
-        resized = np.asarray(Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BILINEAR))
-        x = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # (h, w, 3) -> (3, h, w)
-        return ((x - self.mean) / self.std)[None].to(self.runtime.device)
+        return sam2_pixels(image, self.side).to(self.runtime.device)
 
     def _session(self, cache):
         """An empty memory for one object; `cache` holds what the model saw of the last frame, for all objects."""

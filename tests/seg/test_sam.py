@@ -262,8 +262,8 @@ def test_sam2_agrees_with_its_processor(their_sam2, scene, cpu, prompt):
         return_tensors="pt",
     )
     # Pillow and torchvision round their resized pixels differently, by one level: 1 / 255 / 0.224
-    np.testing.assert_allclose(sam.pixels(scene.image), inputs["pixel_values"], atol=1.01 / 255 / 0.224)
-    inputs["pixel_values"] = sam.pixels(scene.image)
+    np.testing.assert_allclose(ours.sam2_pixels(scene.image, sam.side), inputs["pixel_values"], atol=1.01 / 255 / 0.224)
+    inputs["pixel_values"] = ours.sam2_pixels(scene.image, sam.side)
     sizes = inputs.pop("original_sizes")
     with torch.no_grad():
         out = their_sam2(**inputs, multimask_output=True)

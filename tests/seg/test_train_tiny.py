@@ -1,5 +1,8 @@
 """Oracle: torchvision's boxes of masks, scenes whose truth is known."""
 
+import json
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +110,12 @@ def test_learning_lowers_a_loss_and_keeps_the_average():
     before = torch.nn.functional.mse_loss(model(x), y).item()
     train_tiny.learn("line", model, losses(), 200, rate=0.05)
     assert torch.nn.functional.mse_loss(model(x), y).item() < 0.05 * before
+
+
+def test_a_note_tells_every_command(tmp_path, cpu):
+    path = tmp_path / "clipseg.json"
+    for resumed in (False, False, True):
+        train_tiny.note(path, "train_tiny --out here", resumed, cpu, time.monotonic())
+    first, second = json.loads(path.read_text())
+    assert first["command"] == "python -m airl.seg.train_tiny --out here"
+    assert second["command"] == "python -m airl.seg.train_tiny --out here --resume"
