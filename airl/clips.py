@@ -11,6 +11,7 @@ Everything is a function of the seed. A frame is drawn when it is asked for, so 
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
 from airl import drawing, shapes
 
@@ -209,3 +210,18 @@ def _way(rng, script: str, start, radius: float, frames: int, size, pillar) -> t
         times += [begin + share * cycle for share in shares]
         points += visits
     return np.array(times), np.array(points)
+
+
+def pan(image: np.ndarray, frames: int = 48, side: int = 480) -> np.ndarray:
+    """A clip where there is none: a window that sweeps over a picture, from left to right and back.
+
+    image: uint8 (H, W, 3) RGB. Gives uint8 (frames, h, w, 3), 0.6 of the width and all of the height, scaled down to at
+    most `side` pixels.
+    """
+    H, W = image.shape[:2]
+    width = max(1, round(0.6 * W))
+    scale = min(1, side / max(H, width))
+    size = max(1, round(width * scale)), max(1, round(H * scale))
+    lefts = (0.5 - 0.5 * np.cos(np.linspace(0, 2 * np.pi, frames))) * (W - width)
+    windows = (Image.fromarray(image[:, left : left + width]) for left in lefts.round().astype(int))
+    return np.stack([np.asarray(window.resize(size, Image.Resampling.BOX)) for window in windows])

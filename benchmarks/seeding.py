@@ -1,13 +1,15 @@
 """How well each way to seed SAM finds what a prompt asks for: on drawn scenes, with the embedded models.
 
     python benchmarks/seeding.py [--scenes 500] [--figure docs/seeding.png]
+    python benchmarks/seeding.py --presence 5000
 
 The scenes' truth is known exactly and their seeds are none that the models were trained on; there are as many of each
 kind, from "convex" (one circle, square or triangle) to "absent" (nothing that fits the prompt). Every way starts from
 the same heat-map; ways differ in where the seeds are, in what else SAM is given, and in which of SAM's three masks is
 taken: the one it expects most of, the one that agrees best with the coarse mask, or the best product of both. The
 numbers are the mean IoU for each kind of scene with the object in it, then over all of these the mean IoU and the mean
-boundary F-score, then how many absent objects are refused and how many present ones missed.
+boundary F-score, then how many absent objects are refused and how many present ones missed. The 100 absent objects of
+500 scenes tell that share to 2% or so; --presence asks CLIPSeg alone, about as many scenes after those as it says.
 """
 
 import argparse
@@ -95,6 +97,22 @@ def table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
+def presence(segmenter: TextSegmenter, first: int, count: int) -> str:
+    """How the decision whether the object is there goes on scenes from number `first` on."""
+    from tqdm.auto import tqdm
+
+    found = {kind: [] for kind in shapes.KINDS}
+    for number in tqdm(range(first, first + count), unit="scene", disable=None):
+        kind = shapes.KINDS[number % len(shapes.KINDS)]
+        scene = shapes.scene(TEST_SEED + number, kind=kind)
+        segmenter.clipseg.set_image(scene.image)
+        found[kind].append(segmenter.clipseg.predict([scene.prompt])[0].max() >= segmenter.recipe.floor)
+    absent = found.pop("absent")
+    present = sum(found.values(), [])
+    refused, missed = 1 - np.mean(absent), 1 - np.mean(present)
+    return f"refused {refused:.1%} of {len(absent)} absent objects, missed {missed:.1%} of {len(present)} present ones"
+
+
 def draw(scores: Scores, segmenter: TextSegmenter, path: Path) -> None:
     """Above, a scene of each kind as some ways cut it; below, bars of their mean IoU."""
     import matplotlib.pyplot as plt
@@ -132,9 +150,13 @@ def draw(scores: Scores, segmenter: TextSegmenter, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--presence", type=int, metavar="SCENES", help="ask for nothing but presence, on other scenes")
     parser.add_argument("--figure", type=Path, help="draw examples and bars into this file")
     args = parser.parse_args()
     segmenter = TextSegmenter.tiny()
+    if args.presence:
+        print(presence(segmenter, args.scenes, args.presence))
+        return
     scores = measure(segmenter, args.scenes)
     print(f"{args.scenes} scenes, {runtime.choose('auto', 'fp32')}, torch {torch.__version__}\n")
     print(table(scores))

@@ -121,3 +121,16 @@ def test_errors():
         clips.clip(0, size=(16, 64))
     with pytest.raises(IndexError, match="no frame 8"):
         clips.clip(0, frames=8).draw(8)
+
+
+@pytest.mark.parametrize("size", [(600, 512), (40, 1001), (1, 1)])
+def test_a_pan_shows_both_ends_and_returns(size):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    frames = clips.pan(image, frames=9, side=10_000)
+    width = max(1, round(0.6 * size[1]))
+    assert frames.shape == (9, size[0], width, 3) and frames.dtype == np.uint8
+    np.testing.assert_array_equal(frames[0], image[:, :width])
+    np.testing.assert_array_equal(frames[4], image[:, size[1] - width :])
+    np.testing.assert_array_equal(frames[8], frames[0])
+    assert max(clips.pan(image, frames=2, side=20).shape[1:3]) <= 20

@@ -1,5 +1,6 @@
 """The notebooks, run from the first cell to the last in a real kernel, in their quick profile."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -56,6 +57,8 @@ def test_q2_shows_every_step_and_saves(tmp_path, monkeypatch):
     assert {path.name for path in (out / "mask").iterdir()} == {"mask.png", "overlay.png", "cutout.png", "result.json"}
     assert sum("image/png" in output.get("data", {}) for output in outputs) == len(names)
     assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
+    assert "1 found in 48 frames" in text and (out / "clip" / "overlay.mp4").exists()
+    assert "data:video/mp4;base64" in outputs[-1]["data"]["text/html"]
 
 
 def test_q2_takes_the_users_photo(tmp_path, monkeypatch):
@@ -66,11 +69,14 @@ def test_q2_takes_the_users_photo(tmp_path, monkeypatch):
     (tmp_path / "CIDAS").mkdir()
     (tmp_path / "CIDAS" / "clipseg-rd64-refined").symlink_to(tiny / "clipseg")
     (tmp_path / "sam.safetensors").symlink_to(tiny / "sam.safetensors")
+    (tmp_path / "facebook").mkdir()
+    (tmp_path / "facebook" / "sam2.1-hiera-small").symlink_to(tiny / "video")
     settings = {"PROMPT": scene.prompt, "OTHER_PROMPTS": "a ring, a cross", "ABSENT_PROMPT": "a dog"}
     settings = {name: repr(value) for name, value in settings.items()}
     text, _ = run("q2.ipynb", tmp_path, monkeypatch, "full", SAM="'sam.safetensors'", **settings)
     assert "profile full" in text and "the picture is sample_image.jpg" in text
     assert f"{scene.prompt!r}: found" in text and "found: False" in text
+    assert re.search(f"{scene.prompt!r}: [1-9] found in 48 frames", text)
     (out,) = (tmp_path / "out" / "q2").iterdir()
     mask = np.asarray(Image.open(out / "mask" / "mask.png")) > 0
     assert iou(mask, scene.truth(scene.prompt)) > 0.6  # JPEG and 500 scenes' mean: far better than a wrong object

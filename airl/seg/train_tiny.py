@@ -8,7 +8,9 @@ or, at once, one core each:
     OMP_NUM_THREADS=1 python -m airl.seg.train_tiny --out airl/seg/tiny --only sam
 
 They are transformers' CLIPSegForImageSegmentation and segment-anything's Sam in small shapes, trained from nothing,
-on a CPU, in under an hour on two cores. What they are for is to run the whole pipeline, truly, without a download.
+on a CPU. One core each takes under an hour for weights that work; those in the package were then trained further (with
+--resume; the JSON files beside them say how long). What they are for is to run the whole pipeline, truly, without a
+download.
 """
 
 import argparse

@@ -207,6 +207,7 @@ class VideoTracker:
     min_area = 0.002  # of a component that starts a track, as a share of the picture
     covered = 0.3  # a component of which tracks cover more than this share is theirs
     min_agreement = 0.2  # a track starts where SAM 2's mask agrees with the component: their IoU
+    better = 0.05  # a track is corrected where a new seed's mask agrees with the heat-map by so much more: IoU
     confirm = 0.25  # a track is confirmed where the heat-map's mean over its mask reaches this
     patience = 20  # askings for which a track out of sight is followed
     lost = 16  # tracks that ended last and may be recognized
@@ -401,6 +402,12 @@ class VideoTracker:
         """Let the heat-maps of frame t confirm or end the tracks and start new ones; `objects` and `seen` change."""
         self.clipseg.set_image(image)
         heatmaps = dict(zip(prompts, self.clipseg.predict(prompts), strict=True))
+        options = dict(threshold=self.threshold, floor=self.threshold, min_area=self.min_area, box=True)
+        seeds = {prompt: make_seeds(heatmap, "components", **options).seeds for prompt, heatmap in heatmaps.items()}
+        for prompt in prompts:
+            own = [one for one in objects if one.prompt == prompt]
+            for seed in seeds[prompt]:
+                self._correct(cache, t, pixels, seed, own, seen)
 
         doubtful = []
         for one in objects:
@@ -411,13 +418,12 @@ class VideoTracker:
             elif mask.any():
                 doubtful.append(one)
 
-        options = dict(threshold=self.threshold, floor=self.threshold, min_area=self.min_area, box=True)
-        for prompt, heatmap in heatmaps.items():
+        for prompt in prompts:
             taken = np.zeros(clip.size, bool)
             for one in objects:
                 if one.prompt == prompt:
                     taken |= seen[one.id][0] > 0
-            for seed in make_seeds(heatmap, "components", **options).seeds:
+            for seed in seeds[prompt]:
                 if (seed.region & taken).sum() > self.covered * seed.region.sum() or seed.region.mean() < self.min_area:
                     continue
                 session, logits, score = self._start(cache, t, pixels, seed, clip.size)
@@ -460,11 +466,25 @@ class VideoTracker:
                 outputs["non_cond_frame_outputs"].clear()
                 state["lost"] = [*state["lost"], one][-self.lost :]
 
+    def _correct(self, cache, t, pixels, seed: Seed, own: list[_Object], seen: dict) -> None:
+        """Where one track alone is on a component, and a new seed there gives SAM 2 a mask that agrees with it better
+        than what the memory gave, go on from the seed, and from the track's first frame."""
+        size = seed.region.shape
+        on = [one for one in own if (seed.region & (seen[one.id][0] > 0)).sum() > self.covered * seed.region.sum()]
+        if len(on) != 1:
+            return
+        session, logits, score = self._start(cache, t, pixels, seed, size)
+        if _iou(logits > 0, seed.region) > _iou(seen[on[0].id][0] > 0, seed.region) + self.better:
+            first = min(_conditioning(on[0].session))
+            _conditioning(session)[first] = _conditioning(on[0].session)[first]
+            on[0].session = session
+            seen[on[0].id] = logits, score
+
     def _recognize(self, cache, t, pixels, mask, *candidates: list[_Object]) -> _Object | None:
         """Which of the tracks out of sight, in doubt or ended has its object at a mask that has just been found: that
         whose memory of its first frame alone, without what came later, gives this mask most nearly; None if none."""
         best, found = 0.5, None
-        for one in (one for some in candidates for one in some):
+        for one in (one for some in candidates for one in some if t not in _conditioning(one.session)):
             session = self._session(cache)
             _conditioning(session).update(_conditioning(one.session))
             logits, _ = self._step(session, t, pixels, mask.shape)

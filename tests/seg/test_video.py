@@ -268,6 +268,26 @@ def test_a_false_alarm_is_taken_back(trained, cpu):
     assert not result.found and not any(result.mask(t).any() for t in range(24))
 
 
+def test_a_drifted_track_is_corrected_and_a_good_one_left(truthful):
+    images, truth, prompt = clip_of("moving", 3)
+    size, pixels, cache = truth[0].shape, truthful._pixels(images[4]), truthful._cache()
+    first, then = (video.make_seeds(truth[t].astype(np.float32), "components", box=True).seeds[0] for t in (0, 4))
+    session, *_ = truthful._start(cache, 0, truthful._pixels(images[0]), first, size)
+    one = video._Object(1, prompt, session, doubt=None)
+
+    drifted = np.roll(truth[4], 8, axis=1)  # half on it
+    good = np.where(truth[4], 10, -10).astype(np.float32)
+    for logits, others, corrected in (
+        (np.where(drifted, 10, -10), [], True),
+        (good, [], False),
+        (np.where(drifted, 10, -10), [video._Object(2, prompt, session, doubt=None)], False),  # whose is the seed?
+    ):
+        one.session, seen = session, {1: (logits, 0.9), 2: (good, 0.9)}
+        truthful._correct(cache, 4, pixels, then, [one, *others], seen)
+        assert (iou(seen[1][0] > 0, truth[4]) > iou(drifted, truth[4])) == (corrected or logits is good)
+        assert set(one.session.output_dict_per_obj[0]["cond_frame_outputs"]) == ({0, 4} if corrected else {0})
+
+
 def test_the_end_of_what_stays_out_of_sight(truthful):
     truthful.patience = 1
     images, truth, prompt = clip_of("returning", 1, frames=40)
@@ -399,13 +419,13 @@ def test_masks_keep_ids_and_scores_and_change_one_alone(tmp_path):
 def test_end_to_end_from_text():
     """The small CLIPSeg and the small SAM 2 as they are shipped."""
     tiny, scores = VideoTracker.tiny(device="cpu"), []
-    for seed in range(3):
+    for seed in range(6):
         one = clips.clip(seed, 16, (96, 96), "moving")
         images, ids = one.render()
         truth = np.isin(ids, one.asked())
         result = tiny.track(images, one.prompt, progress=False)
         scores.append(np.mean([iou(result.mask(t), truth[t]) for t in range(16)]))
-    assert np.mean(scores) > 0.6, scores
+    assert np.mean(scores) > 0.55, scores  # one of six may be lost; a wrong object or frame gives 0.2 and less
 
 
 def test_an_object_comes_back_under_its_old_id(truthful):
