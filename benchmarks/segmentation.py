@@ -1,0 +1,121 @@
+"""Seconds and peak memory of text to mask with full-size models: several prompts on a photo, several photos.
+
+    python benchmarks/segmentation.py [--sam vit_b] [--device cuda] [--repeats 3]
+
+Two ways, CLIPSeg rd64 and a SAM of the same shapes in both:
+- airl: `TextSegmenter`, at the precision it chooses for the hardware;
+- straightforward, as tutorials have it: for each prompt CLIPSeg's forward pass, threshold, center of mass, then
+  `SamPredictor.set_image` and `predict`, in fp32.
+The weights are random, so the masks mean nothing; the work is that of the released weights. The threshold is 0, so that
+SAM is asked for every prompt. Every measurement has a process of its own, in which the models are loaded and run once
+before the clock starts; the two ways take turns. On one core of a CPU a round takes about an hour.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from airl import runtime, shapes
+from airl.seg import Recipe, TextSegmenter
+from airl.seg.clipseg import ClipSeg
+from airl.seg.sam import CONFIGS, SegmentAnything, build_sam
+
+CASES = [(1, 1), (1, 5), (1, 20), (20, 1)]  # photos, prompts
+PREPROCESSING = {"size": 352, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 2}
+
+
+def tokenize(prompts: list[str], **_) -> dict[str, torch.Tensor]:
+    """Stands in for CLIP's tokenizer, whose vocabulary is a download: start, two words, end."""
+    ids = torch.tensor([[49406, 320, 1000 + i, 49407] for i in range(len(prompts))])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def airl(clipseg, sam, where: runtime.Runtime):
+    recipe = Recipe(threshold=0.0, floor=0.0)
+    segmenter = TextSegmenter(ClipSeg(clipseg, tokenize, PREPROCESSING, where), SegmentAnything(sam, where), recipe)
+    return lambda photo, prompts: [one.mask for one in segmenter(photo, prompts)]
+
+
+def straightforward(clipseg, sam, where: runtime.Runtime):
+    from segment_anything import SamPredictor
+    from transformers import ViTImageProcessor
+
+    device = where.device
+    processor = ViTImageProcessor(size={"height": 352, "width": 352}, resample=2)
+    clipseg, predictor = clipseg.to(device).eval(), SamPredictor(sam.to(device).eval())
+
+    @torch.no_grad()
+    def run(photo, prompts):
+        H, W = photo.shape[:2]
+        masks = []
+        for prompt in prompts:
+            pixels = processor(photo, return_tensors="pt")["pixel_values"].to(device)
+            text = {name: value.to(device) for name, value in tokenize([prompt]).items()}
+            logits = clipseg(pixel_values=pixels, **text).logits.reshape(1, 1, 352, 352)
+            heatmap = torch.nn.functional.interpolate(logits.sigmoid(), (H, W), mode="bilinear")[0, 0].cpu().numpy()
+            y, x = np.argwhere(heatmap > 0).mean(0)
+            predictor.set_image(photo)
+            found, scores, _ = predictor.predict(np.array([[x, y]]), np.array([1]))
+            masks.append(found[scores.argmax()])
+        return masks
+
+    return run
+
+
+WAYS = {"airl": airl, "straightforward": straightforward}
+
+
+def measure(way: str, sam: str, device: str, photos: int, prompts: int) -> tuple[float, float]:
+    """Seconds, and peak memory in MiB (of the process on a CPU, of the tensors on a GPU)."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    torch.manual_seed(0)
+    where = runtime.choose(device, "auto" if way == "airl" else "fp32")
+    config = CLIPSegConfig(vision_config={"patch_size": 16}, reduce_dim=64, use_complex_transposed_convolution=True)
+    clipseg = CLIPSegForImageSegmentation(config)
+    run = WAYS[way](clipseg, build_sam(CONFIGS[sam]).eval(), where)
+    pictures = [shapes.scene(seed, (800, 1200)).image for seed in range(photos)]
+    words = [f"prompt {i}" for i in range(prompts)]
+    run(pictures[0], words[:1])
+    on_gpu = where.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    for picture in pictures:
+        assert len(run(picture, words)) == prompts
+    seconds = time.perf_counter() - start  # masks are on the CPU by then
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return seconds, peak / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sam", choices=CONFIGS, default="vit_b")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    where = runtime.choose(args.device)
+    print(f"CLIPSeg rd64 and SAM {args.sam}, photos of 1200 x 800; airl on {where}, torch {torch.__version__}")
+    print("| photos | prompts | airl, s | straightforward, s | airl is faster by | airl, MiB | straightforward, MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    spawn = multiprocessing.get_context("spawn")
+    for photos, prompts in CASES:
+        results = {way: [] for way in WAYS}
+        for _ in range(args.repeats):
+            for way, rows in results.items():
+                with spawn.Pool(1) as pool:
+                    rows.append(pool.apply(measure, (way, args.sam, args.device, photos, prompts)))
+        seconds = {way: statistics.median(s for s, _ in rows) for way, rows in results.items()}
+        peak = {way: statistics.median(p for _, p in rows) for way, rows in results.items()}
+        ratio = statistics.median(b[0] / a[0] for a, b in zip(results["airl"], results["straightforward"], strict=True))
+        cells = [photos, prompts, *(f"{seconds[way]:.1f}" for way in WAYS), f"{ratio:.1f}"]
+        print("| " + " | ".join(map(str, [*cells, *(f"{peak[way]:,.0f}" for way in WAYS)])) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
