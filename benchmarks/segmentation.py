@@ -8,7 +8,7 @@ Two ways, CLIPSeg rd64 and a SAM of the same shapes in both:
   `SamPredictor.set_image` and `predict`, in fp32.
 The weights are random, so the masks mean nothing; the work is that of the released weights. The threshold is 0, so that
 SAM is asked for every prompt. Every measurement has a process of its own, in which the models are loaded and run once
-before the clock starts; the two ways take turns. On one core of a CPU a round takes about an hour.
+before the clock starts; the two ways take turns.
 """
 
 import argparse
