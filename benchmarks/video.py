@@ -34,7 +34,6 @@ from airl import clips, runtime
 from airl.seg.frames import write_mp4
 from airl.seg.metrics import boundary_f, iou
 from airl.seg.pipeline import TextSegmenter
-from airl.seg.seeds import make_seeds
 from airl.seg.video import VideoTracker
 
 KINDS = [kind for kind in clips.KINDS if kind != "absent"]
@@ -96,9 +95,8 @@ def by_sam2_per_frame(tracker: VideoTracker) -> Way:
         for image in images:
             tracker.clipseg.set_image(image)
             heatmap = tracker.clipseg.predict([prompt])[0]
-            options = dict(threshold=tracker.threshold, floor=tracker.threshold, min_area=tracker.min_area, box=True)
             cache, pixels, masks = tracker._cache(), tracker._pixels(image), []
-            for seed in make_seeds(heatmap, "components", **options).seeds:
+            for seed in tracker._seeds(heatmap):
                 masks.append(tracker._start(cache, 0, pixels, seed, size)[1] > 0)
             found.append(masks)
         return linked(found, size)

@@ -36,6 +36,7 @@ from airl.files import atomic_write
 from airl.seg import weights
 from airl.seg.clipseg import ClipSeg
 from airl.seg.frames import Frames, Video, open_clip, write_mp4
+from airl.seg.metrics import iou
 from airl.seg.sam import sam2_pixels
 from airl.seg.seeds import Seed, make_seeds
 
@@ -144,8 +145,8 @@ class _Masks:
         with Image.open(self.path(t)) as image:
             return np.array(image), {int(number): score for number, score in json.loads(image.text["scores"]).items()}
 
-    def change(self, t: int, number: int, mask: np.ndarray, score: float) -> None:
-        """Give `number` the part of a mask that no other has; an empty mask takes the id out of the frame."""
+    def change(self, t: int, number: int, mask: np.ndarray | bool = False, score: float = 0.0) -> None:
+        """Give `number` the part of a mask that no other has; an empty mask, or none, takes it out of the frame."""
         ids, scores = self.read(t)
         ids[ids == number] = 0
         scores.pop(number, None)
@@ -308,6 +309,11 @@ class VideoTracker:
         session.point_inputs_per_obj[0].clear()
         session.frames_tracked_per_obj[0].clear()
 
+    def _seeds(self, heatmap: np.ndarray) -> list[Seed]:
+        """One for each component of a heat-map, with its box."""
+        options = dict(threshold=self.threshold, floor=self.threshold, min_area=self.min_area, box=True)
+        return make_seeds(heatmap, "components", **options).seeds
+
     def _start(self, cache, t: int, pixels: Tensor, seed: Seed, size: tuple[int, int]):
         """A memory that begins with a seed's mask in frame t; with it what `_step` gives."""
         session = self._session(cache)
@@ -402,8 +408,7 @@ class VideoTracker:
         """Let the heat-maps of frame t confirm or end the tracks and start new ones; `objects` and `seen` change."""
         self.clipseg.set_image(image)
         heatmaps = dict(zip(prompts, self.clipseg.predict(prompts), strict=True))
-        options = dict(threshold=self.threshold, floor=self.threshold, min_area=self.min_area, box=True)
-        seeds = {prompt: make_seeds(heatmap, "components", **options).seeds for prompt, heatmap in heatmaps.items()}
+        seeds = {prompt: self._seeds(heatmap) for prompt, heatmap in heatmaps.items()}
         for prompt in prompts:
             own = [one for one in objects if one.prompt == prompt]
             for seed in seeds[prompt]:
@@ -428,7 +433,7 @@ class VideoTracker:
                     continue
                 session, logits, score = self._start(cache, t, pixels, seed, clip.size)
                 mask = logits > 0
-                if _iou(mask, seed.region) < self.min_agreement or (mask & taken).sum() > 0.5 * mask.sum():
+                if iou(mask, seed.region) < self.min_agreement or (mask & taken).sum() > 0.5 * mask.sum():
                     continue  # SAM 2 does not see there what CLIPSeg sees, or sees a track's object
                 number = len(state["tracks"]) + 1
                 away = [one for one in objects if one.prompt == prompt and (one in doubtful or one.unseen)]
@@ -439,8 +444,7 @@ class VideoTracker:
                     state["lost"] = [o for o in state["lost"] if o is not old]
                     objects[:] = [o for o in objects if o is not old]
                     doubtful = [o for o in doubtful if o is not old]
-                    first = min(_conditioning(old.session))
-                    _conditioning(session)[first] = _conditioning(old.session)[first]
+                    _keep_first(old.session, session)
                     number = old.id
                 elif number > MAX_ID:
                     warnings.warn(f"there are {MAX_ID} tracks, as many as masks can tell apart: no more", stacklevel=2)
@@ -474,9 +478,8 @@ class VideoTracker:
         if len(on) != 1:
             return
         session, logits, score = self._start(cache, t, pixels, seed, size)
-        if _iou(logits > 0, seed.region) > _iou(seen[on[0].id][0] > 0, seed.region) + self.better:
-            first = min(_conditioning(on[0].session))
-            _conditioning(session)[first] = _conditioning(on[0].session)[first]
+        if iou(logits > 0, seed.region) > iou(seen[on[0].id][0] > 0, seed.region) + self.better:
+            _keep_first(on[0].session, session)
             on[0].session = session
             seen[on[0].id] = logits, score
 
@@ -488,7 +491,7 @@ class VideoTracker:
             session = self._session(cache)
             _conditioning(session).update(_conditioning(one.session))
             logits, _ = self._step(session, t, pixels, mask.shape)
-            if (agreement := _iou(logits > 0, mask)) > best:
+            if (agreement := iou(logits > 0, mask)) > best:
                 best, found = agreement, one
         return found
 
@@ -496,7 +499,7 @@ class VideoTracker:
         """Take a track out of the frames before t in which it was in doubt."""
         if one.doubt is not None:
             for earlier in range(one.doubt, t):
-                masks.change(earlier, one.id, np.zeros_like(masks.read(earlier)[0], bool), 0.0)
+                masks.change(earlier, one.id)
             state["tracks"][one.id]["last"] = min(state["tracks"][one.id]["last"], one.doubt - 1)
 
     def _go_back(self, clip: Frames, t: int, one: _Object, last: int, masks: _Masks, recent: deque, cache) -> None:
@@ -555,6 +558,12 @@ def _conditioning(session) -> dict:
     return session.output_dict_per_obj[0]["cond_frame_outputs"]
 
 
+def _keep_first(old, new) -> None:
+    """Give a memory the first frame of another one of the same object."""
+    first = min(_conditioning(old))
+    _conditioning(new)[first] = _conditioning(old)[first]
+
+
 def _backwards(clip: Frames, t: int, recent: deque) -> Iterator[tuple[int, np.ndarray]]:
     """The frames before t, the last first: the recent ones are at hand, older ones are read again in blocks."""
     for image in reversed(recent):
@@ -582,11 +591,7 @@ def _doubled(one: _Object, objects: list[_Object], seen: dict) -> bool:
     """Whether another track of the prompt, which the model is surer of, is on the same object."""
     logits, score = seen[one.id]
     surer = [r for r in objects if r.prompt == one.prompt and (seen[r.id][1], -r.id) > (score, -one.id)]
-    return any(_iou(logits > 0, seen[r.id][0] > 0) > 0.7 for r in surer)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    return (a & b).sum() / max(1, (a | b).sum())
+    return any(iou(logits > 0, seen[r.id][0] > 0) > 0.7 for r in surer)
 
 
 # ------------------------------------------------------------------------------------------------- the folder

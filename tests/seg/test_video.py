@@ -425,7 +425,7 @@ def test_end_to_end_from_text():
         truth = np.isin(ids, one.asked())
         result = tiny.track(images, one.prompt, progress=False)
         scores.append(np.mean([iou(result.mask(t), truth[t]) for t in range(16)]))
-    assert np.mean(scores) > 0.55, scores  # one of six may be lost; a wrong object or frame gives 0.2 and less
+    assert np.mean(scores) > 0.6, scores  # one of six may be lost; a wrong object or frame gives 0.2 and less
 
 
 def test_an_object_comes_back_under_its_old_id(truthful):
