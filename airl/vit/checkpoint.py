@@ -6,7 +6,7 @@ import torch
 
 from airl.files import atomic_write
 
-KEYS = {"model", "ema", "optimizer", "scaler", "epoch", "step", "random", "settings", "history"}
+KEYS = {"model", "ema", "optimizers", "scaler", "epoch", "step", "random", "settings", "history"}
 
 
 def save_checkpoint(path: Path, state: dict) -> None:

@@ -144,6 +144,25 @@ class DropPath(nn.Module):
         return x * x.new_empty(len(x), 1, 1).bernoulli_(keep) / keep
 
 
+class PatchDrop(nn.Module):
+    """In training, keep a random share of each image's tokens (B, T, dim), rounded down, at least one.
+
+    Liu et al. 2023, PatchDropout, https://arxiv.org/abs/2208.07220
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.probability = 0.0  # that a token is left out; `train` sets it
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        B, T, dim = x.shape
+        kept = max(1, int(T * (1 - self.probability)))
+        index = torch.rand(B, T, device=x.device).argsort(dim=1)[:, :kept]
+        return x.gather(1, index[:, :, None].expand(-1, -1, dim))  # (B, kept, dim)
+
+
 class Block(nn.Module):
     """Pre-norm: each branch reads the normalised tokens and adds to the plain ones."""
 
@@ -192,6 +211,7 @@ class ViT(nn.Module, PyTorchModelHubMixin):
             self.stem = nn.Conv2d(3, config.dim, config.patch_size, stride=config.patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "class" else None
         self.position = nn.Parameter(torch.zeros(1, tokens, config.dim))
+        self.patch_drop = PatchDrop()
         self.dropout = Dropout(config.dropout)
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
@@ -211,9 +231,11 @@ class ViT(nn.Module, PyTorchModelHubMixin):
         if images.shape[1:] != (3, size, size):
             raise ValueError(f"images have shape {tuple(images.shape)}; this model expects (B, 3, {size}, {size})")
         x = self.stem(images).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, patches, dim)
+        x = self.patch_drop(x + self.position[:, -x.shape[1] :])
         if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + patches, dim)
-        x = self.dropout(x + self.position)
+            first = (self.class_token + self.position[:, :1]).expand(len(x), -1, -1)
+            x = torch.cat([first, x], dim=1)  # (B, 1 + patches, dim)
+        x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)

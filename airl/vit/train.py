@@ -126,9 +126,7 @@ def train(
     mean, std = data.mean_std()
     model.config.mean, model.config.std, model.config.classes = mean, std, tuple(data.classes)
     model.to(here.device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), config.lr, weight_decay=config.weight_decay, fused=here.device.type in ("cuda", "cpu")
-    )
+    optimizers = _optimizers(model, config)
     scaler = here.grad_scaler()
     ema = None
     if config.ema_decay:
@@ -148,7 +146,8 @@ def train(
         saved = load_checkpoint(checkpoint_path)
         require_same_settings(checkpoint_path, saved["settings"], settings)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         if saved["scaler"]:
             scaler.load_state_dict(saved["scaler"])
         if ema:
@@ -189,7 +188,9 @@ def train(
         epoch_start = time.perf_counter()
         bar.set_description(f"epoch {epoch + 1}/{config.epochs}", refresh=False)
         network.train()
-        mixing = (config.mixup_alpha or config.cutmix_alpha) and epoch < config.mix_until * config.epochs
+        whole = epoch >= config.mix_until * config.epochs
+        mixing = (config.mixup_alpha or config.cutmix_alpha) and not whole
+        model.patch_drop.probability = 0.0 if whole else config.patch_drop
         totals = torch.zeros(3, device=here.device)  # loss, right answers, images
         order = group.broadcast(torch.randperm(len(labels), generator=generator).to(here.device))
         batches = order.tensor_split([i * config.batch_size for i in range(1, steps_per_epoch)])
@@ -209,8 +210,8 @@ def train(
                     probability=config.mix_probability,
                 )
             lr = learning_rate(config, step, steps_per_epoch)
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = lr
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = lr
 
             with here.autocast():
                 logits = network(x)
@@ -218,11 +219,13 @@ def train(
             # Gradients are averaged over processes, whose shares of a batch can differ by an image.
             scaler.scale(loss * group.size / batch_size).backward()
             if config.grad_clip:
-                scaler.unscale_(optimizer)
+                for optimizer in optimizers:
+                    scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-            scaler.step(optimizer)
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+                optimizer.zero_grad(set_to_none=True)
             scaler.update()
-            optimizer.zero_grad(set_to_none=True)
             if ema:
                 ema.update_parameters(model)
             step += 1
@@ -257,7 +260,7 @@ def train(
             state = {
                 "model": model.state_dict(),
                 "ema": ema.state_dict() if ema else None,
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "scaler": scaler.state_dict(),
                 "epoch": epoch + 1,
                 "step": step,
@@ -278,14 +281,36 @@ def train(
     return TrainResult(scored, config, history, Path(out_dir), f"{group.size} x {here}", data.name)
 
 
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of a step (from 0): linear warm-up by step, then a cosine to 0 that moves once an epoch.
+def _optimizers(model: ViT, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
+    parameters, optimizers = list(model.parameters()), []
+    if config.optimizer == "muon":
+        matrices = {p for p in model.blocks.parameters() if p.ndim == 2}
+        parameters = [p for p in parameters if p not in matrices]
+        muon = torch.optim.Muon(
+            [p for p in model.blocks.parameters() if p.ndim == 2],
+            config.lr,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        optimizers.append(muon)
+    adamw = torch.optim.AdamW(
+        parameters, config.lr, weight_decay=config.weight_decay, fused=parameters[0].device.type in ("cuda", "cpu")
+    )
+    return [*optimizers, adamw]
 
-    Without warm-up this is torch's CosineAnnealingLR with T_max = epochs, stepped once an epoch.
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The rate of a step (from 0): linear warm-up by step, then to 0 by the recipe's schedule.
+
+    "cosine" without warm-up is torch's CosineAnnealingLR with T_max = epochs, stepped once an epoch.
     """
-    warmup_steps = round(config.warmup * config.epochs * steps_per_epoch)
+    steps = config.epochs * steps_per_epoch
+    warmup_steps = round(config.warmup * steps)
     if step < warmup_steps:
         return config.lr * (step + 1) / warmup_steps
+    if config.schedule == "linear":
+        return config.lr * (steps - step) / (steps - warmup_steps)
     warmup_epochs = warmup_steps / steps_per_epoch
     progress = max(0, step // steps_per_epoch - warmup_epochs) / (config.epochs - warmup_epochs)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))

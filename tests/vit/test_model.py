@@ -7,11 +7,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from timm.layers import PatchDropout
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from airl.vit import ViT, ViTConfig, attention_rollout
-from airl.vit.model import Attention, Dropout, DropPath, attention
+from airl.vit.model import Attention, Dropout, DropPath, PatchDrop, attention
 
 SMALL = dict(image_size=16, patch_size=4, dim=48, depth=3, heads=4, dropout=0.0)
 
@@ -143,6 +144,32 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     # Binomial: the standard error of the share of 20,000 is 0.0032; five of them.
     assert abs((per_image[:, 0] > 0).float().mean().item() - 0.7) < 0.016
     assert torch.equal(drop.eval()(out), out)
+
+
+@pytest.mark.parametrize("probability, tokens", [(0.5, 64), (0.3, 64), (0.25, 4), (0.99, 4)])
+def test_patch_drop_keeps_as_many_tokens_as_timms_of_each_image_its_own(probability, tokens):
+    torch.manual_seed(0)
+    drop = PatchDrop().train()
+    drop.probability = probability
+    x = torch.arange(tokens).expand(2000, tokens)[:, :, None] + torch.tensor([0.0, 0.5])  # (B, T, 2)
+    out = drop(x)
+    assert out.shape == PatchDropout(probability, num_prefix_tokens=0).train()(x).shape
+    assert torch.equal(out[:, :, 1], out[:, :, 0] + 0.5)  # whole tokens
+    kept = torch.zeros(2000, tokens).scatter_(1, out[:, :, 0].long(), 1.0)
+    assert (kept.sum(dim=1) == out.shape[1]).all()  # each at most once
+    # Binomial: the standard error of each token's share of 2,000 images is at most 0.011; five of them.
+    assert (kept.mean(dim=0) - out.shape[1] / tokens).abs().max() < 0.056
+    assert drop.eval()(x) is x
+
+
+def test_the_class_token_is_never_dropped():
+    model = randomised(ViT(ViTConfig(**SMALL))).train()
+    model.patch_drop.probability = 0.8
+    inputs = []
+    model.blocks[0].register_forward_pre_hook(lambda block, args: inputs.append(args[0]))
+    model(torch.randn(5, 3, 16, 16))
+    assert inputs[0].shape == (5, 1 + 3, 48)
+    assert torch.equal(inputs[0][:, 0], (model.class_token + model.position[:, :1])[0].expand(5, -1))
 
 
 def test_dropout_keeps_each_element_by_its_own_draw():

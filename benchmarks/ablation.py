@@ -1,0 +1,96 @@
+"""What each part of the recipes is worth: one change at a time, at a fixed budget of images.
+
+    python benchmarks/ablation.py --data DIR [--only muon ...] [--seed 0]
+
+Four passes over 25,000 of the training images by a ViT of width 128 and depth 6, small enough for a CPU: such a
+budget can rank what makes learning fast, not what keeps a long training from overfitting. Each row is the first
+one ("kept") with one change; the accuracy is the last epoch's on all test images.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from airl import vit
+from airl.vit import TrainConfig, ViT, ViTConfig
+from airl.vit.data import Dataset, Split
+
+MODEL = ViTConfig(dim=128, depth=6, heads=4, dropout=0.0, stem="conv", pool="mean")
+TRAIN = TrainConfig(epochs=4, optimizer="muon", lr=3e-3, warmup=0.1, schedule="linear", patch_drop=0.5)
+
+
+def other_init(model: ViT) -> None:
+    """Xavier's for all matrices, zeros for the head and for what each branch adds."""
+    for module in model.blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    for block in model.blocks:
+        nn.init.zeros_(block.attn.proj.weight)
+        nn.init.zeros_(block.mlp.fc2.weight)
+    nn.init.zeros_(model.head.weight)
+
+
+def normalize_queries_and_keys(model: ViT) -> None:
+    """QK-norm: a LayerNorm on each head's queries and keys."""
+    width = model.config.dim // model.config.heads
+    for block in model.blocks:
+        attn, project = block.attn, block.attn.project
+        attn.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+
+        def normalized(x, attn=attn, project=project):
+            q, k, v = project(x)
+            return attn.norms[0](q).to(v.dtype), attn.norms[1](k).to(v.dtype), v
+
+        attn.project = normalized
+
+
+ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (of TRAIN, of MODEL, to the model)
+    "kept": ({}, {}, None),
+    "AdamW, lr 1e-3": ({"optimizer": "adamw", "lr": 1e-3}, {}, None),
+    "lr 6e-3": ({"lr": 6e-3}, {}, None),
+    "no patch dropped": ({"patch_drop": 0.0}, {}, None),
+    "batch 64": ({"batch_size": 64}, {}, None),
+    "batch 32": ({"batch_size": 32}, {}, None),
+    "no AutoAugment": ({"auto_augment": False}, {}, None),
+    "QK-norm": ({}, {}, normalize_queries_and_keys),
+    "other initial weights": ({}, {}, other_init),
+    "assignment's model and AdamW, nothing dropped": (
+        {"optimizer": "adamw", "lr": 1e-3, "patch_drop": 0.0},
+        {"dropout": 0.1, "stem": "patch", "pool": "class"},
+        None,
+    ),
+}
+
+
+def run(name: str, data: Dataset, seed: int) -> str:
+    of_train, of_model, change = ROWS[name]
+    torch.manual_seed(seed)
+    model = ViT(replace(MODEL, **of_model))
+    if change:
+        change(model)
+    with tempfile.TemporaryDirectory() as folder:
+        result = vit.train(model, data, replace(TRAIN, name=name, seed=seed, **of_train), folder)
+    rate = sum(row["images_per_second"] for row in result.history) / len(result.history)
+    return f"| {name} | {seed} | {result.accuracy:.1%} | {rate:.0f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    data = vit.load_dataset(args.data)
+    some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:25000]
+    data = replace(data, train=Split(data.train.images[some], data.train.labels[some]))
+    print("| change | seed | accuracy | images/s |\n| --- | --- | --- | --- |")
+    for name in args.only:
+        print(run(name, data, args.seed), flush=True)
+
+
+if __name__ == "__main__":
+    main()
