@@ -77,7 +77,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each token's weighted mean of the values, (B, nh, T, hs), by the path that is fast on the device at hand."""
     if q.device.type == "cpu" and q.dtype != torch.float32 and torch.is_grad_enabled():
         # In bf16 the backward pass of scaled_dot_product_attention on a CPU is several times slower than two products.
-        return attention_weights(q, k).to(v.dtype) @ v
+        # softmax computes in float32 inside; autocast would have it read and write float32, too.
+        with torch.autocast("cpu", enabled=False):
+            return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -90,9 +92,14 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
+        # In place on int16, because fresh memory takes longer than the work: 1 where a draw is at least the threshold.
+        threshold = min(max(1, round(self.p * 2**16)), 2**16 - 1) - 2**15
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        keep = draws[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
-        return x * keep.to(x.dtype).div_(1 - self.p)
+        keep = draws[: x.numel()].view(x.shape).clamp_(threshold - 1, threshold).sub_(threshold - 1)
+        scale = torch.tensor(1 / (1 - self.p), dtype=x.dtype)
+        if scale.itemsize == 2:  # bf16 and fp16: the bits of the scale times 0 or 1 are those of 0 or the scale
+            return x * keep.mul_(scale.view(torch.int16)).view(x.dtype)
+        return x * keep.mul(scale)
 
 
 class Attention(nn.Module):

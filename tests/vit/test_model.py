@@ -172,19 +172,26 @@ def test_the_class_token_is_never_dropped():
     assert torch.equal(inputs[0][:, 0], (model.class_token + model.position[:, :1])[0].expand(5, -1))
 
 
-def test_dropout_keeps_each_element_by_its_own_draw():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dropout_keeps_each_element_by_its_own_draw(dtype):
     """On a CPU four decisions come from one random number; they must be as independent as nn.Dropout's."""
     torch.manual_seed(0)
     dropout = Dropout(0.1).train()
-    kept = (dropout(torch.ones(1001, 801)) != 0).double()  # a count that four does not divide
+    x = torch.ones(1001, 801, dtype=dtype, requires_grad=True)  # a count that four does not divide
+    out = dropout(x)
+    scale = torch.tensor(1 / 0.9, dtype=dtype)
+    assert out.dtype == dtype and set(out.unique().tolist()) == {0.0, scale.item()}
+    out.sum().backward()
+    assert torch.equal(x.grad, out)
+    kept = (out.detach() != 0).double()
     # Binomial: the standard error of a share of 800,000 is 0.0003, of a quarter of them 0.0007; five of them.
     assert abs(kept.mean() - 0.9) < 0.0017
     for lane in range(4):
         assert abs(kept.flatten()[lane::4].mean() - 0.9) < 0.0034
     neighbours = torch.corrcoef(torch.stack([kept.flatten()[:-1], kept.flatten()[1:]]))[0, 1]
     assert abs(neighbours) < 5 / 800_000**0.5  # correlations of independent draws have this standard error
-    assert dropout(torch.full((4, 4), 9.0)).unique().tolist() in ([10.0], [0.0, 10.0])
-    x = torch.ones(3, 3)
+    for probability in (1e-9, 1 - 1e-9):  # rounded to a 65,536th
+        assert abs((Dropout(probability).train()(x) == 0).double().mean() - probability) < 1e-4
     assert torch.equal(dropout.eval()(x), x)
 
 
