@@ -15,6 +15,7 @@ import argparse
 import math
 import tempfile
 import time
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -59,9 +60,8 @@ def run_timm(data: Dataset, epochs: int, seed: int) -> list[tuple[float, float, 
             transforms.Normalize(mean, std),
         ]
     )
-    pairs = [(image, label) for image, label in zip(data.train.images, data.train.labels.tolist(), strict=True)]
     loader = DataLoader(
-        StackDataset(_Mapped([image for image, _ in pairs], augment), [label for _, label in pairs]),
+        StackDataset(_Mapped(list(data.train.images), augment), data.train.labels.tolist()),
         batch_size=128,
         shuffle=True,
         num_workers=2,
@@ -84,7 +84,7 @@ def run_timm(data: Dataset, epochs: int, seed: int) -> list[tuple[float, float, 
             optimizer.zero_grad()
             schedule.step()
             step += 1
-            if step % math.ceil(len(loader) / 4) == 0 or step % len(loader) == 0:
+            if step % len(loader) % math.ceil(len(loader) / 4) == 0:
                 model.eval()
                 with torch.inference_mode(), here.autocast():
                     answers = [model(part.to(here.device)).argmax(dim=1).cpu() for part in test.split(500)]
@@ -116,8 +116,6 @@ def main() -> None:
     if args.way == "timm":
         curve = run_timm(data, args.epochs or 200, args.seed)
     else:
-        from dataclasses import replace
-
         config = RECIPES[args.way]
         config = replace(config, epochs=args.epochs or config.epochs, seed=args.seed)
         curve = run_recipe(config, data)
