@@ -283,21 +283,13 @@ def train(
 
 def _optimizers(model: ViT, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the rest."""
-    parameters, optimizers = list(model.parameters()), []
-    if config.optimizer == "muon":
-        matrices = {p for p in model.blocks.parameters() if p.ndim == 2}
-        parameters = [p for p in parameters if p not in matrices]
-        muon = torch.optim.Muon(
-            [p for p in model.blocks.parameters() if p.ndim == 2],
-            config.lr,
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        optimizers.append(muon)
-    adamw = torch.optim.AdamW(
-        parameters, config.lr, weight_decay=config.weight_decay, fused=parameters[0].device.type in ("cuda", "cpu")
-    )
-    return [*optimizers, adamw]
+    settings = dict(lr=config.lr, weight_decay=config.weight_decay)
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if config.optimizer == "muon" else []
+    rest = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
+    adamw = torch.optim.AdamW(rest, fused=rest[0].device.type in ("cuda", "cpu"), **settings)
+    if not matrices:
+        return [adamw]
+    return [torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings), adamw]
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
