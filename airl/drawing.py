@@ -91,7 +91,9 @@ SHAPES: dict[str, ShapeFunction] = {
 }
 
 
-def distance(shape: str, size: tuple[int, int], center: np.ndarray, radius: np.ndarray, turn: np.ndarray) -> np.ndarray:
+def distance(
+    shape: str, size: tuple[int, int], center: np.ndarray, radius: np.ndarray, turn: np.ndarray
+) -> np.ndarray:
     """Signed distance from every pixel's middle to the border of N placed shapes; negative inside.
 
     size: (H, W). center: (N, 2), XY in pixels, (0, 0) being the middle of the upper left pixel. radius: (N,),

@@ -47,7 +47,9 @@ def _draw_classes(rng: np.random.Generator, labels: np.ndarray, size: int) -> np
     inside = np.empty((n, size, size), np.float32)
     for label in np.unique(labels):
         these = labels == label
-        inside[these] = drawing.distance(CLASSES[label], (size, size), center[these], radius[these], turn[these])
+        inside[these] = drawing.distance(
+            CLASSES[label], (size, size), center[these], radius[these], turn[these]
+        )
     alpha = np.clip(0.5 - inside, 0, 1)[..., None]  # (n, size, size, 1)
 
     fill = colour[:, None, None, :] + 0.15 * drawing.blotches(rng, n, (size, size), 3)
@@ -78,7 +80,10 @@ def phrase(colour: str | None, shape: str | None) -> str:
 
 
 PROMPTS: tuple[str, ...] = tuple(
-    phrase(colour, shape) for colour in (*COLOURS, None) for shape in (*SCENE_SHAPES, None) if colour or shape
+    phrase(colour, shape)
+    for colour in (*COLOURS, None)
+    for shape in (*SCENE_SHAPES, None)
+    if colour or shape
 )
 
 
@@ -158,7 +163,9 @@ class _Placed:
         x0, y0 = np.maximum(np.floor(self.center - self.radius - 1).astype(int), 0)
         x1, y1 = np.ceil(self.center + self.radius + 2).astype(int)
         window = distance[y0:y1, x0:x1]
-        window[:] = drawing.distance(self.shape, window.shape, [self.center - (x0, y0)], [self.radius], [self.turn])[0]
+        window[:] = drawing.distance(
+            self.shape, window.shape, [self.center - (x0, y0)], [self.radius], [self.turn]
+        )[0]
         return distance
 
 

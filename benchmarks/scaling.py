@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--device cpu] [--figure docs/scaling.png]
 
-Batch size and width: a full step of the assignment's model, the median of five (of two on a CPU) after a first one.
+Batch size and width: a full step of the assignment's model, the mean over two seconds after a first one.
 Processes: one epoch of recipe "assignment" on the drawn shapes under torchrun. They share the batch of 128 and, on a
 CPU, its cores: more processes mean fewer threads each.
 """
@@ -10,16 +10,14 @@ CPU, its cores: more processes mean fewer threads each.
 import argparse
 import csv
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from train_step import seconds_of, step_of
 
 from airl import runtime
 from airl.files import atomic_write
@@ -31,25 +29,7 @@ WIDTHS = (64, 128, 256, 512)
 
 def rate(config: ViTConfig, batch: int, here: runtime.Runtime) -> float:
     """Images per second of one full step."""
-    torch.manual_seed(0)
-    model = ViT(config).to(here.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05, fused=True)
-    scaler = here.grad_scaler()
-    x = torch.randn(batch, 3, 32, 32, device=here.device)
-    y = torch.randint(0, 10, (batch,), device=here.device)
-    times = []
-    for _ in range(3 if here.device.type == "cpu" else 6):
-        start = time.perf_counter()
-        with here.autocast():
-            logits = model(x)
-        scaler.scale(F.cross_entropy(logits.float(), y, label_smoothing=0.1)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        if here.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return batch / statistics.median(times[1:])
+    return batch / seconds_of(step_of(ViT(config), here, batch, compiled=False), here, at_least=2.0)
 
 
 def torchrun_rate(processes: int, device: str) -> float:

@@ -19,11 +19,11 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, StackDataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from airl import runtime, vit
-from airl.vit.data import Dataset
+from airl.vit.data import Dataset, Split
 from airl.vit.recipes import MODELS, RECIPES, TrainConfig
 
 MARKS = (0.6, 0.7, 0.8)
@@ -61,7 +61,7 @@ def run_timm(data: Dataset, epochs: int, seed: int) -> list[tuple[float, float, 
         ]
     )
     loader = DataLoader(
-        StackDataset(_Mapped(list(data.train.images), augment), data.train.labels.tolist()),
+        _Augmented(data.train, augment),
         batch_size=128,
         shuffle=True,
         num_workers=2,
@@ -94,15 +94,15 @@ def run_timm(data: Dataset, epochs: int, seed: int) -> list[tuple[float, float, 
     return curve
 
 
-class _Mapped(torch.utils.data.Dataset):
-    def __init__(self, items: list, function):
-        self.items, self.function = items, function
+class _Augmented(torch.utils.data.Dataset):
+    def __init__(self, split: Split, augment: transforms.Compose):
+        self.split, self.augment = split, augment
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.split)
 
-    def __getitem__(self, index: int):
-        return self.function(self.items[index])
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.augment(self.split.images[index]), int(self.split.labels[index])
 
 
 def main() -> None:

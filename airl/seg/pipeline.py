@@ -1,9 +1,9 @@
 """From a picture and a text prompt to a mask: CLIPSeg, a threshold, seeds, SAM.
 
-segmenter = TextSegmenter.from_pretrained(sam="vit_h")
-one = segmenter("photo.jpg", "a person")
-one.found, one.score, one.mask
-one.save("out/")
+    segmenter = TextSegmenter.from_pretrained(sam="vit_h")
+    one = segmenter("photo.jpg", "a person")
+    one.found, one.score, one.mask
+    one.save("out/")
 """
 
 import json

@@ -68,9 +68,14 @@ class ViTConfig:
             raise ValueError(f"pool is {self.pool!r}; expected 'class' or 'mean'")
 
 
+def attention_scores(q: Tensor, k: Tensor) -> Tensor:
+    """q kᵀ / sqrt(head width), (B, nh, T, T), of queries and keys (B, nh, T, hs)."""
+    return (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+
+
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q kᵀ / sqrt(head width)), float32: what each token (row) reads of each other one; rows sum to 1."""
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1, dtype=torch.float32)  # (B, nh, T, T)
+    """The scores' softmax, float32 (B, nh, T, T): what each token (row) reads of each other one; rows sum to 1."""
+    return attention_scores(q, k).softmax(dim=-1, dtype=torch.float32)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # In bf16 the backward pass of scaled_dot_product_attention on a CPU is several times slower than two products.
         # softmax computes in float32 inside; autocast would have it read and write float32, too.
         with torch.autocast("cpu", enabled=False):
-            return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+            return attention_scores(q, k).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 

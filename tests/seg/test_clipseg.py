@@ -116,7 +116,9 @@ def test_misuse(clipseg, tmp_path, cpu):
 
 def test_full_size_model_has_the_released_keys():
     """rd64-refined: ViT-B/16 at 352, layers 3, 6 and 9 read, 64 channels, three-stage upsampling."""
-    config = CLIPSegConfig(vision_config={"patch_size": 16}, reduce_dim=64, use_complex_transposed_convolution=True)
+    config = CLIPSegConfig(
+        vision_config={"patch_size": 16}, reduce_dim=64, use_complex_transposed_convolution=True
+    )
     with torch.device("meta"):
         model = CLIPSegForImageSegmentation(config)
     shapes_of = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
