@@ -1,6 +1,6 @@
 """What each part of the recipes is worth: one change at a time, at a fixed budget of images.
 
-    python benchmarks/ablation.py --data DIR [--only muon ...] [--seed 0]
+    python benchmarks/ablation.py --data DIR [--only kept "class token" ...] [--seed 0]
 
 Four passes over 25,000 of the training images by a ViT of width 128 and depth 6, small enough for a CPU: such a
 budget can rank what makes learning fast, not what keeps a long training from overfitting. Each row is the first
@@ -56,6 +56,13 @@ ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (o
     "batch 64": ({"batch_size": 64}, {}, None),
     "batch 32": ({"batch_size": 32}, {}, None),
     "no AutoAugment": ({"auto_augment": False}, {}, None),
+    "cosine schedule": ({"schedule": "cosine"}, {}, None),
+    "averaged weights": ({"ema_decay": 0.999}, {}, None),
+    "mixup and cutmix": ({"mixup_alpha": 0.8, "cutmix_alpha": 1.0}, {}, None),
+    "random erasing": ({"random_erasing": 0.25}, {}, None),
+    "drop path": ({}, {"drop_path": 0.1}, None),
+    "patch stem": ({}, {"stem": "patch"}, None),
+    "class token": ({}, {"pool": "class"}, None),
     "QK-norm": ({}, {}, normalize_queries_and_keys),
     "other initial weights": ({}, {}, other_init),
     "assignment's model and AdamW, nothing dropped": (

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from train_step import seconds_of, step_of
 
 from airl import runtime
@@ -48,6 +49,23 @@ def torchrun_rate(processes: int, device: str) -> float:
             return float(next(csv.DictReader(file))["images_per_second"])
 
 
+def plot(curves: dict[str, dict[int, float]], here: runtime.Runtime, path: Path) -> None:
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure.suptitle(f"Training the assignment's ViT on {here}", fontsize=10)
+    for axes, (name, curve) in zip(figure.subplots(1, 3), curves.items(), strict=True):
+        axes.plot(list(curve), list(curve.values()), "o-")
+        for value, images in curve.items():
+            axes.annotate(f"{images:,.0f}", (value, images), xytext=(0, 6), textcoords="offset points", ha="center")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(curve), [f"{value:,}" for value in curve])
+        axes.margins(x=0.12)
+        axes.set_ylim(0, 1.2 * max(curve.values()))
+        axes.set_xlabel(name)
+        axes.set_ylabel("images/s")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=80)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
@@ -68,21 +86,7 @@ def main() -> None:
         for value, images in curve.items():
             print(f"| {name} | {value:,} | {images:,.0f} |")
     if args.figure:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
-        figure.suptitle(f"Training the assignment's ViT on {here}", fontsize=10)
-        for axes, (name, curve) in zip(figure.subplots(1, 3), curves.items(), strict=True):
-            axes.plot(list(curve), list(curve.values()), "o-")
-            for value, images in curve.items():
-                axes.annotate(f"{images:,.0f}", (value, images), xytext=(0, 6), textcoords="offset points", ha="center")
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(list(curve), [f"{value:,}" for value in curve])
-            axes.set_ylim(0, 1.2 * max(curve.values()))
-            axes.set_xlabel(name)
-            axes.set_ylabel("images/s")
-        with atomic_write(args.figure) as temporary:
-            figure.savefig(temporary, dpi=80)
+        plot(curves, here, args.figure)
 
 
 if __name__ == "__main__":
