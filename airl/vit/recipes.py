@@ -89,7 +89,8 @@ RECIPES = {
         name="best",
         about="For 200 passes: Muon, and half of the patches dropped but for the last quarter, which the README's "
         "ablation chose at a small budget; mixup and cutmix, random erasing, drop path and averaged weights, which "
-        "published results favour over many passes. Not yet measured to its end.",
+        "published results favour over many passes. 81.8% after 22 passes over the JPEG copy of CIFAR-10 (seed 0, 3.9 "
+        "hours of one core of an AMD EPYC, bf16, 2026-11-24); not yet measured to its end.",
         optimizer="muon",
         lr=3e-3,
         warmup=0.05,
@@ -102,8 +103,9 @@ RECIPES = {
     ),
     "fast": TrainConfig(
         name="fast",
-        about="The most accuracy in a few passes: as best, without what pays only over many (AutoAugment, mixing, "
-        "erasing, drop path, averaged weights). The README's table of time to accuracy has what was measured.",
+        about="The most accuracy in a few passes: a small model, trained as best is without what pays only over many "
+        "(AutoAugment, mixing, erasing, drop path, averaged weights). 81.2% after 12 passes over the JPEG copy of "
+        "CIFAR-10 (seed 0, 39 minutes of one core of an AMD EPYC, bf16, 2026-11-24).",
         epochs=12,
         optimizer="muon",
         lr=3e-3,
