@@ -21,12 +21,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from airl import runtime, shapes
+from airl import runtime
 from airl.files import atomic_write
+from airl.scenes import shapes
 from airl.seg import RECIPES, STRATEGIES, TextSegmenter
 from airl.seg.metrics import boundary_f, iou
 from airl.seg.pipeline import CHOICES, choose
-from airl.seg.train_tiny import TEST_SEED
+from training.train_tiny import TEST_SEED
 
 PRESENT = [kind for kind in shapes.KINDS if kind != "absent"]
 GIVEN = {

@@ -21,7 +21,8 @@ import time
 import numpy as np
 import torch
 
-from airl import runtime, shapes
+from airl import runtime
+from airl.scenes import shapes
 from airl.seg import Recipe, TextSegmenter
 from airl.seg.clipseg import ClipSeg
 from airl.seg.sam import CONFIGS, SegmentAnything, build_sam

@@ -3,7 +3,7 @@
     python benchmarks/video.py [--clips 50] [--frames 32] [--seed 500]
     python benchmarks/video.py --memory 100 500 2000
 
-The clips are `airl.clips`', of seeds the small models were not trained on, in equal parts of every kind whose object is
+The clips are drawn, of seeds the small models were not trained on, in equal parts of every kind whose object is
 there; the ways differ in what they do with the same text:
 - tracker: `VideoTracker.tiny`: CLIPSeg every 8 frames, SAM 2's memory in between;
 - SAM 2 per frame: CLIPSeg's seeds in every frame and the same SAM 2 without its memory, ids by IoU from frame to frame;
@@ -30,11 +30,12 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from airl import clips, runtime
-from airl.seg.frames import write_mp4
+from airl import runtime
+from airl.scenes import clips
 from airl.seg.metrics import boundary_f, iou
 from airl.seg.pipeline import TextSegmenter
-from airl.seg.video import VideoTracker
+from airl.seg.video.frames import write_mp4
+from airl.seg.video.tracker import VideoTracker
 
 KINDS = [kind for kind in clips.KINDS if kind != "absent"]
 

@@ -9,7 +9,8 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from airl import images, shapes
+from airl import images
+from airl.scenes import shapes
 from airl.seg.metrics import iou
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from airl import notebook, runtime
+from airl import colab, runtime
 
 
 def fake_gpu(monkeypatch, capability):
@@ -89,7 +89,7 @@ def test_the_profile_and_why(monkeypatch, capsys, gpu, wanted, variable, profile
     monkeypatch.delenv("AIRL_PROFILE", raising=False)
     if variable is not None:
         monkeypatch.setenv("AIRL_PROFILE", variable)
-    assert notebook.choose_profile(wanted) == profile
+    assert colab.choose_profile(wanted) == profile
     printed = capsys.readouterr().out
     assert printed.startswith(f"profile {profile}: {why};") and printed.count("\n") == 1
 
@@ -97,39 +97,40 @@ def test_the_profile_and_why(monkeypatch, capsys, gpu, wanted, variable, profile
 def test_an_unknown_profile_is_named(monkeypatch):
     monkeypatch.setenv("AIRL_PROFILE", "fast")
     with pytest.raises(ValueError, match="profile is 'fast' .AIRL_PROFILE says so."):
-        notebook.choose_profile("auto")
+        colab.choose_profile("auto")
 
 
 def test_a_drive_folder_outside_colab_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert notebook.out_folder("q1/run").resolve() == tmp_path / "out" / "q1" / "run"
+    assert colab.out_folder("q1/run").resolve() == tmp_path / "out" / "q1" / "run"
     with pytest.raises(RuntimeError, match="DRIVE_FOLDER is 'airl', but Google Drive can be mounted in Colab only"):
-        notebook.out_folder("q1/run", "airl")
+        colab.out_folder("q1/run", "airl")
 
 
 def test_the_picture_of_q2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    portrait = notebook.find_picture()
+    portrait = colab.find_picture()
     assert portrait.name == "grace_hopper.jpg" and portrait.is_file()
     (tmp_path / "sample_image.jpg").write_bytes(b"mine")
-    assert notebook.find_picture() == Path("sample_image.jpg")
+    assert colab.find_picture() == Path("sample_image.jpg")
     (tmp_path / "cat.png").write_bytes(b"a cat")
-    assert notebook.find_picture(" cat.png ") == Path("cat.png")
+    assert colab.find_picture(" cat.png ") == Path("cat.png")
     assert "the picture is cat.png" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match=f"no picture at dog.png .*{tmp_path}"):
-        notebook.find_picture("dog.png")
+        colab.find_picture("dog.png")
 
 
 def test_uploading_the_picture_of_q2(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match="UPLOAD works in Colab only; give the picture's path in PICTURE"):
-        notebook.find_picture("cat.png", upload=True)
+        colab.find_picture("cat.png", upload=True)
     (tmp_path / "dog.png").write_bytes(b"a dog")
-    colab = types.ModuleType("google.colab")
-    colab.files = types.SimpleNamespace(upload=lambda: {"dog.png": b"a dog"})  # which also writes the file, in Colab
+    google_colab = types.ModuleType("google.colab")
+    # In Colab, upload also writes the file.
+    google_colab.files = types.SimpleNamespace(upload=lambda: {"dog.png": b"a dog"})
     monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
-    monkeypatch.setitem(sys.modules, "google.colab", colab)
-    assert notebook.find_picture("cat.png", upload=True) == Path("dog.png")
-    colab.files.upload = dict  # cancelled
+    monkeypatch.setitem(sys.modules, "google.colab", google_colab)
+    assert colab.find_picture("cat.png", upload=True) == Path("dog.png")
+    google_colab.files.upload = dict  # cancelled
     with pytest.raises(RuntimeError, match="nothing was uploaded"):
-        notebook.find_picture(upload=True)
+        colab.find_picture(upload=True)

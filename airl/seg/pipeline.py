@@ -201,7 +201,7 @@ class TextSegmenter:
     def tiny(
         cls, recipe: str | Recipe = "assignment", device: str = "auto", precision: str = "fp32"
     ) -> "TextSegmenter":
-        """The same pipeline with the small models that `airl.seg.train_tiny` makes for the scenes of `airl.shapes`.
+        """The same pipeline with the small models that training/train_tiny.py makes for the scenes of `airl.scenes`.
 
         Their CLIPSeg is surer of itself than the released one, so presence takes a peak of TINY_FLOOR, whatever the
         recipe's name says. At their size fp32 is the fastest precision, and gives the same everywhere. Raises
@@ -210,7 +210,7 @@ class TextSegmenter:
         folder = Path(__file__).parent / "tiny"
         if not (folder / "sam.safetensors").exists():
             raise FileNotFoundError(
-                f"{folder} holds no small models; make them with: python -m airl.seg.train_tiny --out {folder}"
+                f"{folder} holds no small models; make them with: python -m training.train_tiny --out {folder}"
             )
         if isinstance(recipe, str):
             recipe = replace(_recipe(recipe), floor=TINY_FLOOR)

@@ -1,10 +1,10 @@
 """Train a Vision Transformer on CIFAR-10 (or another data set of small images), evaluate it, look inside it."""
 
 from airl.vit.data import Dataset, Split, load_dataset
-from airl.vit.evaluate import Evaluation, Prediction, attention_rollout, evaluate, predict
+from airl.vit.evaluation import Evaluation, Prediction, attention_rollout, evaluate, predict
 from airl.vit.model import ViT, ViTConfig
 from airl.vit.recipes import MODELS, RECIPES, TrainConfig
-from airl.vit.train import TrainingDiverged, TrainResult, train
+from airl.vit.training import TrainingDiverged, TrainResult, train
 
 __all__ = [
     "MODELS",

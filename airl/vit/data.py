@@ -125,7 +125,7 @@ def load_dataset(name: str | Path, root: str | Path = "data", image_size: int | 
     - "cifar10", "cifar100": read by torchvision from `root`. What is not there yet is downloaded (170 MB) from
       the sources in CIFAR_URLS, or those in the environment variable AIRL_CIFAR10_URLS or AIRL_CIFAR100_URLS
       (comma-separated).
-    - "shapes": 4,000 training and 1,000 test images drawn by `airl.shapes`, the same ones every time;
+    - "shapes": 4,000 training and 1,000 test images drawn by `airl.scenes.shapes`, the same ones every time;
       `image_size` pixels high and wide, 32 unless given.
     - the path of a folder laid out as train/<class>/*.png and test/<class>/*.png (or .jpg, .jpeg, .bmp, .webp).
       All images must have one size, unless `image_size` is given: then the middle square of each is resized
@@ -157,7 +157,7 @@ def load_dataset(name: str | Path, root: str | Path = "data", image_size: int | 
 
 
 def _load_shapes(image_size: int) -> Dataset:
-    from airl import shapes
+    from airl.scenes import shapes
 
     splits = []
     for count, seed in ((4000, 0), (1000, 1)):

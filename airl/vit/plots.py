@@ -11,7 +11,7 @@ from torch import Tensor
 
 from airl.vit.augment import augment, normalize
 from airl.vit.data import Dataset, Split
-from airl.vit.evaluate import Evaluation, attention_rollout
+from airl.vit.evaluation import Evaluation, attention_rollout
 from airl.vit.model import ViT
 from airl.vit.recipes import TrainConfig
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from airl import images, seg, shapes
+from airl import images, seg
+from airl.scenes import shapes
 from airl.seg.__main__ import main
 
 FILES = {"mask.png", "overlay.png", "cutout.png", "result.json", "steps.png"}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-from airl import shapes
+from airl.scenes import shapes
 from airl.seg.clipseg import ClipSeg
 
 PREPROCESSING = {  # as CIDAS/clipseg-rd64-refined says, at a tiny size

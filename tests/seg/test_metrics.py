@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from airl import shapes
+from airl.scenes import shapes
 from airl.seg.metrics import boundary_f, iou
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from airl import runtime, seg, shapes
+from airl import runtime, seg
+from airl.scenes import shapes
 from airl.seg.clipseg import ClipSeg
 from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter, choose, label_map, run_lengths
 from airl.seg.sam import Candidates, SegmentAnything

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import Sam2Config, Sam2Model, Sam2Processor, SamConfig, SamModel
 
-from airl import shapes
+from airl.scenes import shapes
 from airl.seg import sam as ours
 from airl.seg import weights
 from airl.seg.seeds import make_seeds

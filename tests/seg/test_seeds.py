@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from airl import shapes
+from airl.scenes import shapes
 from airl.seg.seeds import STRATEGIES, make_seeds
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from airl import seg, shapes
+from airl import seg
+from airl.scenes import shapes
 from airl.seg.metrics import iou
-from airl.seg.train_tiny import TEST_SEED
+from training.train_tiny import TEST_SEED
 
 EACH = 20  # scenes of each kind; benchmarks/seeding.py takes 100
 

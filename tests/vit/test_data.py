@@ -15,7 +15,7 @@ from torchvision import datasets
 from torchvision.transforms import functional as F
 
 from airl import download as download_module
-from airl import shapes
+from airl.scenes import shapes
 from airl.vit import data as data_module
 from airl.vit.data import Dataset, Split, load_dataset
 

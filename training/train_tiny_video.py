@@ -1,6 +1,6 @@
-"""Train the small SAM 2 for video that comes with this package, on the moving scenes of `airl.clips`.
+"""Train the small SAM 2 for video that comes with this package, on the moving scenes of `airl.scenes.clips`.
 
-    OMP_NUM_THREADS=1 python -m airl.seg.train_tiny_video --out airl/seg/tiny/video
+    OMP_NUM_THREADS=1 python -m training.train_tiny_video --out airl/seg/tiny/video
 
 It is transformers' Sam2VideoModel in a small shape, trained from nothing. Its own forward is for inference only, so its
 parts are unrolled here over a few frames, with gradients through the memory: a prompt gives the mask in the first,
@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from airl import clips, runtime
+from airl import runtime
 from airl.files import atomic_folder
+from airl.scenes import clips
 from airl.seg.sam import IMAGENET_MEAN, IMAGENET_STD
-from airl.seg.train_tiny import TRAIN_SEED, box_of, flip, learn, mask_loss, note, some_pixel
+from training.train_tiny import TRAIN_SEED, box_of, flip, learn, mask_loss, note, some_pixel
 
 SIDE = 128  # pixels
 DRAWN = 14  # frames of each clip

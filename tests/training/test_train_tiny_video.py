@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import Sam2VideoModel
 
-from airl.seg import train_tiny_video as training
+from training import train_tiny_video as training
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from airl import drawing, shapes
+from airl.scenes import drawing, shapes
 
 SCENES = range(40)
 

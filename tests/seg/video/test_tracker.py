@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import Sam2VideoModel
 
-from airl import clips, runtime, shapes
-from airl.seg import video
-from airl.seg.frames import open_clip
-from airl.seg.train_tiny_video import small_sam2_video
-from airl.seg.video import VideoTracker
+from airl import runtime, seg
+from airl.scenes import clips, shapes
+from airl.seg.video import tracker as video
+from airl.seg.video.frames import open_clip
+from airl.seg.video.tracker import VideoTracker
+from training.train_tiny_video import small_sam2_video
 
 
 class ByColour:
@@ -48,7 +49,7 @@ def untrained():
 @pytest.fixture(scope="session")
 def trained():
     """The small model that is shipped."""
-    return Sam2VideoModel.from_pretrained(Path(video.__file__).parent / "tiny/video", dtype=torch.float32)
+    return Sam2VideoModel.from_pretrained(Path(seg.__file__).parent / "tiny/video", dtype=torch.float32)
 
 
 @pytest.fixture
@@ -354,7 +355,7 @@ def test_a_folder_of_another_run_is_left_alone(truthful, tmp_path):
 
 
 def test_a_clip_that_breaks_off_is_not_taken_for_whole(truthful, tmp_path):
-    from airl.seg.frames import write_mp4
+    from airl.seg.video.frames import write_mp4
 
     images, _, prompt = clip_of("moving", 1)
     path = write_mp4(images, tmp_path / "clip.mp4", 10)

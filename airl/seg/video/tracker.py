@@ -35,10 +35,10 @@ from airl import runtime
 from airl.files import atomic_write
 from airl.seg import weights
 from airl.seg.clipseg import ClipSeg
-from airl.seg.frames import Frames, Video, open_clip, write_mp4
 from airl.seg.metrics import iou
 from airl.seg.sam import sam2_pixels
 from airl.seg.seeds import Seed, make_seeds
+from airl.seg.video.frames import Frames, Video, open_clip, write_mp4
 
 MAX_ID = 255  # ids are the bytes of a PNG
 PALETTE = np.array(  # of ids 1, 2, ...: Okabe & Ito's colours, which the colour-blind tell apart
@@ -251,9 +251,9 @@ class VideoTracker:
 
     @classmethod
     def tiny(cls, device: str = "auto", precision: str = "fp32") -> "VideoTracker":
-        """The same with the small models that `airl.seg.train_tiny` and `airl.seg.train_tiny_video` make for the moving
-        scenes of `airl.clips`. Raises FileNotFoundError, which says how to make them, if they are not here."""
-        folder = Path(__file__).parent / "tiny"
+        """The same with the small models that `training.train_tiny` and `training.train_tiny_video` make for the moving
+        scenes of `airl.scenes.clips`. Raises FileNotFoundError, which says how to make them, if they are not here."""
+        folder = Path(__file__).parents[1] / "tiny"
         for path, script, out in (("clipseg", "train_tiny", folder), ("video", "train_tiny_video", folder / "video")):
             if not (folder / path / "model.safetensors").exists():
                 raise FileNotFoundError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from airl import drawing
+from airl.scenes import drawing
 
 CLASSES: tuple[str, ...] = tuple(drawing.SHAPES)  # what a label of `classification` indexes
 TURN = np.radians(25)  # shapes turn by up to this much either way, so that none looks like another

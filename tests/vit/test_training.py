@@ -18,7 +18,7 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 from airl import vit
-from airl.vit.train import learning_rate
+from airl.vit.training import learning_rate
 
 train = functools.partial(vit.train, device="cpu")
 
@@ -269,7 +269,7 @@ sys.path.insert(0, {tests!r})
 from airl import vit
 from test_train import CONFIG, PLAIN, random_data, same_weights, tiny_model, train
 
-train_module = sys.modules["airl.vit.train"]
+train_module = sys.modules["airl.vit.training"]
 real = train_module._augmented
 def spy(images, labels, *rest):
     # With the images' own numbers for labels it tells which images this process was given.

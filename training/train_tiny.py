@@ -1,11 +1,11 @@
-"""Train the small CLIPSeg and the small SAM that come with this package, on the scenes of `airl.shapes`.
+"""Train the small CLIPSeg and the small SAM that come with this package, on the scenes of `airl.scenes.shapes`.
 
-    python -m airl.seg.train_tiny --out airl/seg/tiny
+    python -m training.train_tiny --out airl/seg/tiny
 
 or, at once, one core each:
 
-    OMP_NUM_THREADS=1 python -m airl.seg.train_tiny --out airl/seg/tiny --only clipseg
-    OMP_NUM_THREADS=1 python -m airl.seg.train_tiny --out airl/seg/tiny --only sam
+    OMP_NUM_THREADS=1 python -m training.train_tiny --out airl/seg/tiny --only clipseg
+    OMP_NUM_THREADS=1 python -m training.train_tiny --out airl/seg/tiny --only sam
 
 They are transformers' CLIPSegForImageSegmentation and segment-anything's Sam in small shapes, trained from nothing,
 on a CPU. One core each takes under an hour for weights that work; those in the package were then trained further (with
@@ -30,7 +30,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from airl import runtime, shapes
+from airl import runtime
+from airl.scenes import shapes
 from airl.seg.clipseg import ClipSeg
 from airl.seg.sam import SamConfig, build_sam, write_sam
 
@@ -471,7 +472,7 @@ def write_clipseg(clipseg: ClipSeg, folder: Path) -> None:
 def note(path: Path, command: str, resumed: bool, where: runtime.Runtime, began: float) -> None:
     """Tell beside the weights how they were made: a list of commands, of which those after the first went on."""
     entry = {
-        "command": f"python -m airl.seg.{command}{' --resume' * resumed}",
+        "command": f"python -m training.{command}{' --resume' * resumed}",
         "date": str(date.today()),
         "machine": str(where),
         "minutes": round((time.monotonic() - began) / 60, 1),

@@ -1,4 +1,4 @@
-"""Moving scenes whose truth is known exactly: the video half of `airl.shapes`.
+"""Moving scenes whose truth is known exactly: the video half of `airl.scenes.shapes`.
 
     one = clips.clip(seed=3, frames=32, kind="returning")
     images, ids = one.render()          # uint8 (T, H, W, 3), uint8 (T, H, W)
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from airl import drawing, shapes
+from airl.scenes import drawing, shapes
 
 KINDS = ("moving", "occluded", "returning", "late", "lookalikes", "absent")
 CYCLE = 40  # frames: in longer clips what happens to the object happens again

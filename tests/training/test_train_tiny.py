@@ -8,11 +8,11 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
-from airl import shapes
-from airl.seg import train_tiny
+from airl.scenes import shapes
 from airl.seg.clipseg import ClipSeg
 from airl.seg.sam import load_sam, write_sam
 from airl.seg.seeds import make_seeds
+from training import train_tiny
 
 
 @pytest.fixture(scope="module")
@@ -117,5 +117,5 @@ def test_a_note_tells_every_command(tmp_path, cpu):
     for resumed in (False, False, True):
         train_tiny.note(path, "train_tiny --out here", resumed, cpu, time.monotonic())
     first, second = json.loads(path.read_text())
-    assert first["command"] == "python -m airl.seg.train_tiny --out here"
-    assert second["command"] == "python -m airl.seg.train_tiny --out here --resume"
+    assert first["command"] == "python -m training.train_tiny --out here"
+    assert second["command"] == "python -m training.train_tiny --out here --resume"

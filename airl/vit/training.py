@@ -26,7 +26,7 @@ from airl.files import atomic_write
 from airl.vit.augment import augment, mix, normalize, random_erasing
 from airl.vit.checkpoint import load_checkpoint, require_same_settings, save_checkpoint
 from airl.vit.data import Dataset
-from airl.vit.evaluate import evaluate
+from airl.vit.evaluation import evaluate
 from airl.vit.model import ViT
 from airl.vit.recipes import TrainConfig
 

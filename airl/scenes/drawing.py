@@ -1,4 +1,4 @@
-"""Drawing with exact truth: what `airl.shapes` is made of.
+"""Drawing with exact truth: what `airl.scenes.shapes` is made of.
 
 A shape is one function of local coordinates, (x, y) with y upwards and the shape inside the unit circle, that
 returns a signed distance: negative inside, positive outside, true to scale near the border. Its sign is the

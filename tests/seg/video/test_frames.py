@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from airl import clips
-from airl.seg.frames import open_clip, write_mp4
+from airl.scenes import clips
+from airl.seg.video.frames import open_clip, write_mp4
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 

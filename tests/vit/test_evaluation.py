@@ -9,7 +9,7 @@ from torchmetrics.functional.classification import (
 )
 
 from airl import vit
-from airl.vit.evaluate import Evaluation, predict_logits
+from airl.vit.evaluation import Evaluation, predict_logits
 
 C = 7
 CLASSES = [f"class {i}" for i in range(C)]

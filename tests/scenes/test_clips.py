@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from airl import clips, shapes
+from airl.scenes import clips, shapes
 
 SEEDS = range(12)
 
