@@ -267,7 +267,7 @@ WORKER = """
 import os, shutil, sys, torch
 sys.path.insert(0, {tests!r})
 from airl import vit
-from test_train import CONFIG, PLAIN, random_data, same_weights, tiny_model, train
+from test_training import CONFIG, PLAIN, random_data, same_weights, tiny_model, train
 
 train_module = sys.modules["airl.vit.training"]
 real = train_module._augmented
