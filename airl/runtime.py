@@ -81,6 +81,11 @@ def _fast_precision(device: torch.device) -> str:
     return "fp32"
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a small tensor of the CPU's to the device, without waiting for the device."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def device_name(device: torch.device) -> str:
     """The hardware behind `device`, such as "Tesla T4 (compute capability 7.5)" or "AMD EPYC (2 threads)"."""
     if device.type == "cuda":

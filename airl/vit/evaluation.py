@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from airl import runtime
 from airl.images import central_square, load
-from airl.vit.augment import normalize
+from airl.runtime import choose as choose_runtime
 from airl.vit.data import Split
+from airl.vit.mixing import normalize
 from airl.vit.model import ViT
 
 
@@ -19,12 +19,12 @@ from airl.vit.model import ViT
 def predict_logits(model: ViT, images: Tensor, *, precision: str = "auto", batch_size: int = 500) -> Tensor:
     """Logits, float32 (N, C) on the CPU, of uint8 images (N, 3, H, W); on the model's device, in eval mode."""
     device = next(model.parameters()).device
-    here = runtime.choose(device, precision)
+    runtime = choose_runtime(device, precision)
     was_training = model.training
     model.eval()
     logits = []
     for batch in images.split(batch_size):
-        with here.autocast():
+        with runtime.autocast():
             logits.append(model(normalize(batch.to(device), model.config.mean, model.config.std)).float())
     model.train(was_training)
     return torch.cat(logits).cpu()

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from airl.vit.augment import augment, normalize
+from airl.vit.autoaugment import augment
 from airl.vit.data import Dataset, Split
 from airl.vit.evaluation import Evaluation, attention_rollout
+from airl.vit.mixing import normalize
 from airl.vit.model import ViT
 from airl.vit.recipes import TrainConfig
 

@@ -20,13 +20,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from airl import distributed, runtime
+from airl import distributed
 from airl.distributed import Group
 from airl.files import atomic_write
-from airl.vit.augment import augment, mix, normalize, random_erasing
+from airl.runtime import choose as choose_runtime
+from airl.vit.autoaugment import augment
 from airl.vit.checkpoint import load_checkpoint, require_same_settings, save_checkpoint
 from airl.vit.data import Dataset
 from airl.vit.evaluation import evaluate
+from airl.vit.mixing import mix, normalize, random_erasing
 from airl.vit.model import ViT
 from airl.vit.recipes import TrainConfig
 
@@ -39,7 +41,7 @@ class TrainingDiverged(FloatingPointError):
 
 @dataclass
 class TrainResult:
-    """A trained model, in eval mode, and how it got there.
+    """A trained model, in eval mode, and how it got truntime.
 
     `history` has one row an epoch: epoch (from 1), lr, train_loss and train_accuracy (on the augmented images, as
     they were seen), test_loss, test_accuracy, images_per_second (training alone), seconds (with the evaluation).
@@ -108,8 +110,8 @@ def train(
     settings, FileExistsError for a checkpoint in the way, TrainingDiverged for a loss that is not finite, OSError
     when a checkpoint cannot be written; the last good checkpoint stays in every case.
     """
-    here = runtime.choose(device, config.precision)
-    group = distributed.join(here.device)
+    runtime = choose_runtime(device, config.precision)
+    group = distributed.join(runtime.device)
     _require_fit(model, data, config, group)
     checkpoint_path = Path(out_dir) / "checkpoint.pt"
     started_before = checkpoint_path.exists()
@@ -125,9 +127,9 @@ def train(
     # Everything the run consists of; each piece's state is in the checkpoint.
     mean, std = data.mean_std()
     model.config.mean, model.config.std, model.config.classes = mean, std, tuple(data.classes)
-    model.to(here.device)
+    model.to(runtime.device)
     optimizers = _optimizers(model, config)
-    scaler = here.grad_scaler()
+    scaler = runtime.grad_scaler()
     ema = None
     if config.ema_decay:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
@@ -154,7 +156,7 @@ def train(
             ema.load_state_dict(saved["ema"])
         epochs_done, step, history = saved["epoch"], saved["step"], saved["history"]
         generator.set_state(saved["random"][group.rank]["generator"])
-        here.set_random_state(saved["random"][group.rank]["torch"])
+        runtime.set_random_state(saved["random"][group.rank]["torch"])
         if group.rank == 0:
             _write_history(checkpoint_path, history)  # the run may have been killed between the two
             for unfinished in checkpoint_path.parent.glob(f".{checkpoint_path.stem}.*"):
@@ -165,7 +167,7 @@ def train(
         network = DistributedDataParallel(model)
     if config.compile:
         network = torch.compile(network, dynamic=False)
-    data = data.to(here.device)
+    data = data.to(runtime.device)
     images, labels = data.train.images, data.train.labels
     # A last batch too small to give each process an image joins the one before it.
     steps_per_epoch = len(labels) // config.batch_size + (len(labels) % config.batch_size >= group.size)
@@ -173,7 +175,7 @@ def train(
     if group.rank == 0:
         print(
             f"{config.name}: {model.num_parameters / 1e6:.1f} million parameters, {len(labels):,} images of "
-            f"{data.name}, {config.epochs} epochs ({epochs_done} done), on {group.size} x {here}"
+            f"{data.name}, {config.epochs} epochs ({epochs_done} done), on {group.size} x {runtime}"
         )
     bar = tqdm(
         desc=f"epoch {epochs_done}/{config.epochs}",
@@ -191,8 +193,8 @@ def train(
         whole = epoch >= config.mix_until * config.epochs
         mixing = (config.mixup_alpha or config.cutmix_alpha) and not whole
         model.patch_drop.probability = 0.0 if whole else config.patch_drop
-        totals = torch.zeros(3, device=here.device)  # loss, right answers, images
-        order = group.broadcast(torch.randperm(len(labels), generator=generator).to(here.device))
+        totals = torch.zeros(3, device=runtime.device)  # loss, right answers, images
+        order = group.broadcast(torch.randperm(len(labels), generator=generator).to(runtime.device))
         batches = order.tensor_split([i * config.batch_size for i in range(1, steps_per_epoch)])
 
         for batch_size, x, y in _augmented(images, labels, batches, config, generator, group):
@@ -213,7 +215,7 @@ def train(
             for optimizer in optimizers:
                 optimizer.param_groups[0]["lr"] = lr
 
-            with here.autocast():
+            with runtime.autocast():
                 logits = network(x)
             loss = F.cross_entropy(logits.float(), target, label_smoothing=config.label_smoothing, reduction="sum")
             # Gradients are averaged over processes, whose shares of a batch can differ by an image.
@@ -241,7 +243,7 @@ def train(
         train_loss, train_accuracy = (group.sum(totals)[:2] / totals[2]).tolist()
         _require_finite(totals[0], epoch)
         train_seconds = time.perf_counter() - epoch_start
-        test = evaluate(scored, data.test, precision=here.precision)
+        test = evaluate(scored, data.test, precision=runtime.precision)
         _require_finite(sum(parameter.detach().sum() for parameter in model.parameters()), epoch)
         history.append(
             {
@@ -255,7 +257,7 @@ def train(
                 "seconds": time.perf_counter() - epoch_start,
             }
         )
-        random = group.gather({"generator": generator.get_state(), "torch": here.random_state()})
+        random = group.gather({"generator": generator.get_state(), "torch": runtime.random_state()})
         if group.rank == 0:
             state = {
                 "model": model.state_dict(),
@@ -278,7 +280,7 @@ def train(
     scored.eval()
     if group.rank == 0:
         scored.save_pretrained(Path(out_dir) / "model")
-    return TrainResult(scored, config, history, Path(out_dir), f"{group.size} x {here}", data.name)
+    return TrainResult(scored, config, history, Path(out_dir), f"{group.size} x {runtime}", data.name)
 
 
 def _optimizers(model: ViT, config: TrainConfig) -> list[torch.optim.Optimizer]:

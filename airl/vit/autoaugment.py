@@ -1,11 +1,8 @@
-"""Batched augmentation, on the device where the images live, with a separate draw for every image.
+"""Crop, flip and AutoAugment in batches, on the device where the images live, with a separate draw for every image.
 
-    images = augment(data.images[indices], generator)        # crop, flip, AutoAugment: uint8 in, uint8 out
-    batch = normalize(images, mean, std)                     # float32
-    batch, targets = mix(batch, labels, generator, num_classes=10, mixup_alpha=0.8, cutmix_alpha=1.0)
-    batch = random_erasing(batch, generator, probability=0.25)
+    images = augment(data.images[indices], generator)        # uint8 in, uint8 out
 
-Every decision (offset, flip, sub-policy, sign, box, ...) is drawn on the CPU from the one `torch.Generator` passed in.
+Every decision (offset, flip, sub-policy, sign) is drawn on the CPU from the one `torch.Generator` passed in.
 So its state is all there is to save, a GPU draws what a CPU draws, and the CPU knows which images get which operation:
 it groups them without ever waiting for the device. Pixels are exactly those of torchvision's functions on uint8
 tensors. A call launches some hundreds of small kernels however many images it gets: call it on thousands at a time.
@@ -13,12 +10,13 @@ tensors. A call launches some hundreds of small kernels however many images it g
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from airl.runtime import to_device
 
 # AutoAugment's CIFAR-10 policy (Cubuk et al. 2019, arXiv:1805.09501): 25 sub-policies of two operations, each with its
 # probability and its magnitude bin of 10 (None: the operation has no magnitude).
@@ -215,7 +213,7 @@ def warp(images: Tensor, magnitude: Tensor, name: str) -> Tensor:
     distinct, which = magnitude.unique(return_inverse=True)
     size = tuple(images.shape[-2:])
     maps = torch.stack([source_map(name, m, size, images.device) for m in distinct.tolist()])  # (K, HW)
-    index = maps[_to(which, images.device)].unsqueeze(1).expand(-1, 3, -1)  # (n, 3, HW)
+    index = maps[to_device(which, images.device)].unsqueeze(1).expand(-1, 3, -1)  # (n, 3, HW)
     return F.pad(images.flatten(2), (0, 1)).gather(2, index).view_as(images)
 
 
@@ -261,91 +259,6 @@ def source_map(name: str, magnitude: float, size: tuple[int, int], device: torch
     return ((source.long() - 1) % (height * width + 1)).flatten().to(device)
 
 
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(images / 255 - mean) / std per channel: uint8 (B,C,H,W) -> float32. mean, std: C numbers, for values in 0..1."""
-    mean, std = torch.tensor([mean, std], dtype=torch.float64)
-    scale, offset = _to(torch.stack([1 / (255 * std), mean / std]).float(), images.device)[..., None, None]
-    return images.float().mul_(scale).sub_(offset)
-
-
-def random_erasing(
-    images: Tensor,
-    generator: torch.Generator,
-    probability: float,
-    area: tuple[float, float] = (0.02, 0.33),
-    ratio: tuple[float, float] = (0.3, 3.3),
-) -> Tensor:
-    """Random erasing (Zhong et al. 2017, arXiv:1708.04896): with `probability`, an image loses a box to zeros, which
-    is the mean colour in normalized images.
-
-    images: float (B,C,H,W), normalized. area: the box's share of the image, drawn uniformly. ratio: its height over
-    its width, drawn log-uniformly. As in torchvision, the first of ten draws that fits inside is taken; else none.
-    """
-    (count, _, height, width), tries = images.shape, 10
-    erased = torch.rand(count, generator=generator) < probability
-    pixels = height * width * torch.empty(count, tries).uniform_(*area, generator=generator)
-    aspect = torch.empty(count, tries).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=generator).exp()
-    box = torch.stack([(pixels * aspect).sqrt().round(), (pixels / aspect).sqrt().round()]).long()  # (2, B, tries)
-    fits = (box[0] < height) & (box[1] < width)
-    first = fits.int().argmax(1)
-    box = box[:, torch.arange(count), first] * (erased & fits.any(1))  # (2, B)
-    room = torch.tensor([[height], [width]]) - box + 1
-    corner = (torch.rand(2, count, generator=generator) * room).long()
-    return images.masked_fill(_box(corner, corner + box, images), 0.0)
-
-
-def mix(
-    images: Tensor,
-    labels: Tensor,
-    generator: torch.Generator,
-    *,
-    num_classes: int,
-    mixup_alpha: float = 0.0,
-    cutmix_alpha: float = 0.0,
-    probability: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Mixup (Zhang et al. 2017, arXiv:1710.09412) or CutMix (Yun et al. 2019, arXiv:1905.04899), one draw per image.
-
-    With `probability` an image is mixed with another of the batch: blended by a share drawn from Beta(alpha, alpha),
-    or given a box of it; where both alphas are above 0, either with equal chance. images: float (B,C,H,W), labels:
-    int64 (B,). Returns mixed images and targets, float32 (B,num_classes), whose weights are the two images' shares of
-    the pixels: `F.cross_entropy(logits, targets, label_smoothing=...)`.
-    """
-    if mixup_alpha <= 0 and cutmix_alpha <= 0:
-        raise ValueError(f"mixup_alpha {mixup_alpha} and cutmix_alpha {cutmix_alpha}: at least one must be above 0")
-    count, _, height, width = images.shape
-    mixed, chance, *centre = torch.rand(4, count, generator=generator)
-    partner = torch.randperm(count, generator=generator)
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))  # torch's Beta takes no generator, NumPy's does
-    cut = chance < (1.0 if mixup_alpha <= 0 else 0.5 if cutmix_alpha > 0 else 0.0)
-    alpha = torch.where(cut, cutmix_alpha, mixup_alpha)
-    share = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha))  # (B,) float64, what an image keeps
-    share = share.masked_fill(mixed >= probability, 1.0)
-
-    size = torch.tensor([[height], [width]])
-    half = (size * (1 - share).sqrt()).long() // 2
-    centre = (torch.stack(centre) * size).long()  # (2, B)
-    first, last = (centre - half).clamp(min=0), (centre + half).minimum(size)
-    last = torch.where(cut, last, first)  # mixup: an empty box
-    weight = share.masked_fill(cut, 1.0)
-    share = weight - (last - first).prod(0) / (height * width)
-
-    partner, weight, share = (_to(t, images.device) for t in (partner, weight.float(), share.float()))
-    weight = weight[:, None, None, None].masked_fill(_box(first, last, images), 0.0)  # (B, 1, H, W)
-    one_hot = F.one_hot(labels, num_classes).float()  # (B, num_classes)
-    targets = torch.lerp(one_hot[partner], one_hot, share[:, None])
-    return torch.lerp(images[partner], images, weight.to(images.dtype)), targets
-
-
-def _box(first: Tensor, last: Tensor, images: Tensor) -> Tensor:
-    """bool (B,1,H,W): inside rows first[0] to last[0] - 1 and columns first[1] to last[1] - 1; first, last: (2,B)."""
-    first, last = _to(torch.stack([first, last]), images.device)[..., None]  # (2, B, 1)
-    row, column = (torch.arange(n, device=images.device) for n in images.shape[-2:])
-    rows = (row >= first[0]) & (row < last[0])  # (B, H)
-    columns = (column >= first[1]) & (column < last[1])  # (B, W)
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
-
-
 def _by_group_(images: Tensor, key: Tensor, function: Callable[[Tensor, int, Tensor], Tensor]) -> Tensor:
     """Replace each group of images of the same key by function(group, key, indices), in place.
 
@@ -353,7 +266,7 @@ def _by_group_(images: Tensor, key: Tensor, function: Callable[[Tensor, int, Ten
     """
     most = 128 if images.device.type == "cpu" else len(images)  # a CPU's cache holds about so many at work
     order = key.argsort(stable=True)
-    place = _to(order, images.device)
+    place = to_device(order, images.device)
     stop = 0
     for value, count in zip(*(t.tolist() for t in key.unique(return_counts=True)), strict=True):
         start, stop = stop, stop + count
@@ -377,13 +290,8 @@ def _shift_(images: Tensor, offset: Tensor, dim: int) -> Tensor:
     return _by_group_(images, offset.clamp(-size, size), lambda group, d, _: F.pad(group, (*rest, -d, d)))
 
 
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a small tensor to the device without waiting for the device."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    return _to(values, images.device)[:, None, None, None]
+    return to_device(values, images.device)[:, None, None, None]
 
 
 def _to_uint8(values: Tensor) -> Tensor:
