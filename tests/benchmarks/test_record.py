@@ -13,7 +13,8 @@ from benchmarks.record import FIELDS, record
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", f"{module.ROOT}/benchmarks/x.py", "--data", "/a/real photos"])
+    words = ["/usr/bin/python3", f"{module.ROOT}/benchmarks/x.py", "--data", "/a/real photos"]
+    monkeypatch.setattr(sys, "orig_argv", words)
 
 
 def records(path):
