@@ -46,7 +46,7 @@ def rows_of(dim: int, depth: int) -> dict[str, tuple[dict, dict]]:
 
 
 def hold_out(data: Dataset) -> Dataset:
-    """The training images alone: the last tenth of each class to score on, in the data set's order, the rest to train."""
+    """The training images alone: the last tenth of each class, in the data set's order, becomes the test split."""
     labels, held = data.train.labels, torch.zeros(len(data.train), dtype=torch.bool)
     for label in range(data.num_classes):
         of_class = (labels == label).nonzero().flatten()
