@@ -1,6 +1,6 @@
 """Images per second of training by batch size, by the model's width and by processes under torchrun, as a plot.
 
-    python benchmarks/scaling.py [--device cpu] [--figure docs/scaling.png]
+    python benchmarks/scaling.py [--device cpu] [--figure docs/figures/scaling.png]
 
 Batch size and width: a full step of the assignment's model, the mean over two seconds after a first one.
 Processes: one epoch of recipe "assignment" on the drawn shapes under torchrun. They share the batch of 128 and, on a

@@ -1,6 +1,6 @@
 """How well each way to seed SAM finds what a prompt asks for: on drawn scenes, with the embedded models.
 
-    python benchmarks/seeding.py [--scenes 500] [--figure docs/seeding.png]
+    python benchmarks/seeding.py [--scenes 500] [--figure docs/figures/seeding.png]
     python benchmarks/seeding.py --presence 5000
 
 The scenes' truth is known exactly and their seeds are none that the models were trained on; there are as many of each

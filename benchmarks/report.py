@@ -1,0 +1,211 @@
+"""Write docs/results.md, and the table of results in README.md, from benchmarks/results/*.json.
+
+    python -m benchmarks.report
+
+No figure of these is typed by hand: change the JSON by running its benchmark, then run this.
+"""
+
+import json
+import math
+import re
+from itertools import groupby
+
+from airl.files import atomic_write
+from benchmarks.record import RESULTS, ROOT, Value
+
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+BEGIN, END = "<!-- results: python -m benchmarks.report -->", "<!-- end of results -->"
+
+INTRODUCTION = """# Results
+
+This page is made by `python -m benchmarks.report` from the JSON files in `benchmarks/results/`, which the benchmarks
+write. Under each table stand the command, the commit, the machine and the day that its figures come from. Nothing here
+was measured on a GPU unless its machine is one. The commands are typed in the root of a clone. An empty cell was not
+measured, or the mark was not reached.
+"""
+
+SECTIONS = {  # file: title, what a reader has to know; files not named here come last
+    "training": (
+        "Training runs",
+        "The test images decide nothing: the result is the accuracy of the *last* epoch. The best epoch's accuracy, "
+        "which most public repositories report, was picked on the test images, so it flatters.",
+    ),
+    "time_to_accuracy": (
+        "Time to accuracy",
+        "A recipe of AIRL against what one would write instead: timm's ViT of the same size as `fast` (patch stem, "
+        "class token) in torchvision's DataLoader, with AdamW and a cosine. Time counts from the first training "
+        "step and includes scoring. A recipe is scored after each pass over the images, timm's model four times a "
+        "pass.",
+    ),
+    "train_step": (
+        "A training step",
+        "Forward, backward and AdamW of the default model at batch 128, against other people's models of the same "
+        "shape under the same autocast. The limit is a step of its matrix products alone, at the rate measured for "
+        "them on the same machine.",
+    ),
+    "input_pipeline": (
+        "Input pipeline",
+        "Random crop, horizontal flip, AutoAugment with the CIFAR-10 policy, and normalisation.",
+    ),
+    "scaling": (
+        "Scaling",
+        "The default model by batch size, by width and by processes, which share the cores.",
+    ),
+    "ablation": (
+        "Ablation",
+        "One change at a time to the same small model, at a fixed budget of images. In so short a run, "
+        "regularisation (AutoAugment, mixing, erasing, averaged weights) costs accuracy, which says nothing about a "
+        "long run: there `best` follows published results. A difference smaller than that between the two seeds "
+        "says nothing either.",
+    ),
+    "seeding": (
+        "Seeding: what the center of mass alone loses",
+        "One point in the middle cannot mean several objects, and it falls beside a ring or a crescent.\n\n"
+        "![The same scenes cut in four ways, and bars of the mean IoU by kind of scene](figures/seeding.png)",
+    ),
+    "presence": (
+        "Presence",
+        "Whether the embedded CLIPSeg refuses a prompt for something that is not in the picture.",
+    ),
+    "segmentation": (
+        "What looking once saves",
+        "Text to mask at full size, against the pipeline as tutorials have it, which runs both models for every "
+        "prompt. The models have random weights, which cost the same time as trained ones.",
+    ),
+    "video": (
+        "Clips",
+        "J is the mean IoU and F the boundary F-score of DAVIS. *Objects* charges for changed ids, *prompt* for "
+        "false masks. The columns after them are J&F by kind of clip; *false alarms* is the share of frames without "
+        "the object that got a mask.",
+    ),
+    "video_memory": (
+        "Memory of a long clip",
+        "Frames are read as a stream and masks written as they come.",
+    ),
+}
+
+# The README's table: what was measured, then file, column and first column of AIRL's row and of the one beside it.
+HEADLINES = [
+    ("Photos of CIFAR-10, one core: minutes to 60%", "time_to_accuracy", "to 60%, min", "fast", "timm"),
+    ("Photos of CIFAR-10, one core: accuracy, %", "time_to_accuracy", "test accuracy at the end, %", "fast", "timm"),
+    ("Training, default model: images/s", "train_step", "images/s", "AIRL", "timm"),
+    (
+        "Augmentation, each image its own draw: images/s",
+        "input_pipeline",
+        "images/s",
+        "AIRL",
+        "torchvision's transforms",
+    ),
+    ("Drawn scenes: mean IoU", "seeding", "these four", "recipe best", "center_of_mass"),
+    ("Drawn clips: J&F", "video", "objects: J&F", "seg.track", "CLIPSeg and SAM in every frame"),
+]
+
+
+def load() -> dict[str, list[dict]]:
+    """The records of every file in benchmarks/results, by the file's name, in the order of the page."""
+    order = list(SECTIONS)
+    names = sorted(path.stem for path in RESULTS.glob("*.json"))
+    names.sort(key=lambda name: order.index(name) if name in order else len(order))
+    return {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["records"] for name in names}
+
+
+def page(results: dict[str, list[dict]]) -> str:
+    """docs/results.md."""
+    return "\n".join([INTRODUCTION, *(_section(name, records) for name, records in results.items())])
+
+
+def headlines(results: dict[str, list[dict]]) -> str:
+    """The table of README.md. Raises LookupError where a row that it names is no longer recorded."""
+    rows = []
+    for what, name, column, ours, theirs in HEADLINES:
+        mine, record = _find(results, name, column, ours)
+        other, _ = _find(results, name, column, theirs)
+        key = next(iter(mine))
+        rows.append(
+            {
+                "measured": f"[{what}](docs/results.md#{_anchor(SECTIONS[name][0])})",
+                "AIRL": f"{_text(mine[column], _places(mine[column]))} ({_first_words(mine[key])})",
+                "beside it": f"{_text(other[column], _places(other[column]))} ({_first_words(other[key])})",
+                "on": f"{record['machine']}, {record['date']}",
+            }
+        )
+    return "\n".join(_table(rows))
+
+
+def _find(results: dict[str, list[dict]], name: str, column: str, label: str) -> tuple[dict, dict]:
+    """The row of the newest record whose first value is `label` or goes on from it, and its record."""
+    for record in sorted(results.get(name, []), key=lambda record: record["date"], reverse=True):
+        for row in record["rows"]:
+            if re.match(re.escape(label) + r"\b", str(next(iter(row.values())))) and column in row:
+                return row, record
+    raise LookupError(f"README's table wants {column!r} of {label!r}, which benchmarks/results/{name}.json lacks")
+
+
+def _section(name: str, records: list[dict]) -> str:
+    title, text = SECTIONS.get(name, (name.replace("_", " ").capitalize(), ""))
+    lines = [f"## {title}", "", *([text, ""] if text else [])]
+    for _, group in groupby(records, key=_alike):  # records of one kind make one table
+        group = list(group)
+        lines += [*_table([row for record in group for row in record["rows"]]), ""]
+        lines += [f"- `{record['command']}`, commit {record['commit']}, {record['date']}" for record in group]
+        versions = ", ".join(f"{library} {number}" for library, number in group[0]["versions"].items())
+        lines += [f"- Machine: {group[0]['machine']}; {versions}", f"- Data: {group[0]['data']}"]
+        notes = dict.fromkeys(record["note"] for record in group if record["note"])
+        lines += [*(f"- {note}" for note in notes), ""]
+    return "\n".join(lines)
+
+
+def _alike(record: dict) -> str:
+    return json.dumps([list(record["rows"][0]), record["machine"], record["versions"], record["data"]])
+
+
+def _table(rows: list[dict[str, Value]]) -> list[str]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    places = {column: max(_places(row.get(column)) for row in rows) for column in columns}
+    numbers = {column: any(isinstance(row.get(column), int | float) for row in rows) for column in columns}
+    lines = [columns, ["---:" if numbers[column] else "---" for column in columns]]
+    lines += [[_text(row.get(column), places[column]) for column in columns] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _places(value: Value) -> int:
+    """Decimals that four significant digits of a number need."""
+    if not isinstance(value, float) or value == 0:
+        return 0
+    rounded = f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+    return len(rounded.rstrip("0").partition(".")[2])
+
+
+def _text(value: Value, places: int) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.replace("|", "\\|")
+    return f"{value:,.{places}f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _anchor(title: str) -> str:
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c == "-")
+
+
+def _first_words(label: str) -> str:
+    return label.split(":")[0]
+
+
+def readme(text: str, results: dict[str, list[dict]]) -> str:
+    """README.md's text with its table of results renewed."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{headlines(results)}\n\n{END}{after}"
+
+
+def main() -> None:
+    results = load()
+    for path, text in ((PAGE, page(results)), (README, readme(README.read_text(encoding="utf-8"), results))):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
