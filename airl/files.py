@@ -1,7 +1,9 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and their names."""
 
 import contextlib
+import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,3 +48,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         path.mkdir(exist_ok=True)
         for file in sorted(Path(temporary).iterdir()):
             os.replace(file, path / file.name)
+
+
+def slug(text: str, longest: int = 60) -> str:
+    """A text as part of a file's name: words of small letters and digits, joined by "-"; "" if it has none.
+
+    One that would be longer is cut, and ends in a hash, so that two long texts with one beginning stay apart.
+    """
+    plain = re.sub(r"[\W_]+", "-", text.lower()).strip("-")
+    if len(plain.encode()) <= longest:
+        return plain
+    digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:8]
+    return plain.encode()[: longest - 9].decode(errors="ignore").strip("-") + "-" + digest

@@ -2,14 +2,22 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from airl.files import atomic_write
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MAX_PIXELS = 150_000_000  # beyond this a picture is taken for a decompression bomb
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
+# Of PNG's compression levels 1 takes a fifth of the default's time for about the same size.
+SAVE_OPTIONS = {".png": {"compress_level": 1}, ".jpg": {"quality": 90}, ".jpeg": {"quality": 90}}
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
@@ -115,6 +123,30 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
+def enlarge(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize float32 (h, w) to `size`, (H, W), bilinearly; pixels are squares, not points at their corners, as in
+    torch's `interpolate(..., align_corners=False)`, to about 1e-4 of the values' range, in a tenth of its time."""
+    import cv2
+
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def model_input(
+    image: np.ndarray,
+    size: tuple[int, int],
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+) -> "Tensor":
+    """What a model sees of a picture, uint8 (H, W, 3) RGB: stretched to `size`, (h, w), and normalised; float32
+    (1, 3, h, w). mean, std: of RGB in [0, 1]."""
+    import torch
+
+    resized = np.array(Image.fromarray(image).resize(size[::-1], resample))
+    x = torch.from_numpy(resized).permute(2, 0, 1).float() / 255  # (h, w, 3) -> (3, h, w)
+    return ((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))[None]
+
+
 def central_square(pixels: np.ndarray, size: int) -> np.ndarray:
     """The largest square in a picture's middle, resized (bicubic, antialiased): uint8 (H, W, 3) -> (size, size, 3)."""
     return np.array(ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BICUBIC))
@@ -140,7 +172,7 @@ def save(array: np.ndarray, path: str | Path, overwrite: bool = False) -> Path:
         raise ValueError(f"no picture format has the suffix {path.suffix!r} of {path}; use .png")
     with atomic_write(path) as temporary:
         try:
-            image.save(temporary)
+            image.save(temporary, **SAVE_OPTIONS.get(path.suffix.lower(), {}))
         except (OSError, KeyError) as error:
             if isinstance(error, OSError) and error.errno:  # the disk's, not the format's
                 raise

@@ -26,7 +26,7 @@ from airl.files import atomic_write
 from airl.scenes import shapes
 from airl.seg import RECIPES, STRATEGIES, TextSegmenter
 from airl.seg.metrics import boundary_f, iou
-from airl.seg.pipeline import CHOICES, choose
+from airl.seg.sam import CHOICES
 from training.train_tiny import TEST_SEED
 
 PRESENT = [kind for kind in shapes.KINDS if kind != "absent"]
@@ -76,7 +76,7 @@ def measure(segmenter: TextSegmenter, count: int) -> Scores:
                 for choice in CHOICES:
                     mask = np.zeros_like(one.mask)
                     for seed, candidates in zip(one.seeds, one.candidates, strict=True):
-                        mask |= candidates.masks[choose(candidates, seed.region, choice)]
+                        mask |= candidates.mask(candidates.choose(seed.region, choice))
                     note((seeding, given, choice), mask, one.found)
         for name, recipe in RECIPES.items():
             (one,) = segmenter.segment([scene.prompt], **vars(replace(recipe, floor=segmenter.recipe.floor)))

@@ -55,7 +55,7 @@ def test_q2_shows_every_step_and_saves(tmp_path, monkeypatch):
     (out,) = (tmp_path / "out" / "q2").iterdir()
     names = {"picture", "heatmap", "seeds", "candidates", "result", "labels", "absent"}
     assert {path.stem for path in out.glob("*.png")} == names
-    assert {path.name for path in (out / "mask").iterdir()} == {"mask.png", "overlay.png", "cutout.png", "result.json"}
+    assert {path.name for path in (out / "mask").iterdir()} == {"mask.png", "overlay.jpg", "cutout.png", "result.json"}
     assert sum("image/png" in output.get("data", {}) for output in outputs) == len(names)
     assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
     assert "1 found in 48 frames" in text and (out / "clip" / "overlay.mp4").exists()

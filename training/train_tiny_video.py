@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from airl import runtime
 from airl.files import atomic_folder
+from airl.images import IMAGENET_MEAN, IMAGENET_STD
 from airl.scenes import clips
-from airl.seg.sam import IMAGENET_MEAN, IMAGENET_STD
 from training.train_tiny import TRAIN_SEED, box_of, flip, learn, mask_loss, note, some_pixel
 
 SIDE = 128  # pixels

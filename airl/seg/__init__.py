@@ -1,13 +1,15 @@
 """Cut an object out of a picture or a clip by a text prompt: CLIPSeg's heat-map, a seed, SAM's mask."""
 
 from airl.seg.batch import segment_files
-from airl.seg.pipeline import RECIPES, Recipe, Segmentation, TextSegmenter, label_map
+from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter
+from airl.seg.result import Instance, Segmentation, label_map
 from airl.seg.seeds import STRATEGIES
 from airl.seg.video import Track, Tracking, VideoTracker, track
 
 __all__ = [
     "RECIPES",
     "STRATEGIES",
+    "Instance",
     "Recipe",
     "Segmentation",
     "TextSegmenter",
@@ -18,3 +20,11 @@ __all__ = [
     "segment_files",
     "track",
 ]
+
+
+def __getattr__(name: str):
+    if name == "plots":  # loaded when it is first used, for the sake of matplotlib
+        import importlib
+
+        return importlib.import_module("airl.seg.plots")
+    raise AttributeError(f"module 'airl.seg' has no attribute {name!r}")

@@ -3,7 +3,7 @@
 python -m airl.seg photo.jpg "a person" -o out
 python -m airl.seg photos/*.jpg "a dog" -o out --sam sam2.1-hiera-large
 
-For every picture, out/PICTURE/PROMPT/ gets mask.png, overlay.png, cutout.png, result.json and steps.png. Pictures that
+For every picture, out/PICTURE/PROMPT/ gets mask.png, overlay.jpg, cutout.png, result.json and steps.png. Pictures that
 are done already are skipped when it is run again.
 """
 

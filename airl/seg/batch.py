@@ -1,12 +1,11 @@
 """Many pictures, one prompt: a folder of results for each, as far as it goes, and further when run again."""
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from airl.files import atomic_write
+from airl.files import atomic_write, slug
 from airl.seg.pipeline import TextSegmenter
 
 
@@ -25,7 +24,7 @@ def segment_files(
 
     from airl.seg import plots
 
-    name = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:60]
+    name = slug(prompt)
     if not name:
         raise ValueError(f"the prompt is {prompt!r}; say what to look for, such as 'a person'")
     folders: dict[Path, Path] = {}

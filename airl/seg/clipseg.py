@@ -8,39 +8,39 @@ Lüddecke & Ecker 2022, Image Segmentation Using Text and Image Prompts, https:/
 is transformers' `CLIPSegForImageSegmentation`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from airl import runtime
+from airl import images
+from airl.runtime import Runtime, choose
 from airl.seg import weights
+
+CHUNK = 32  # prompts that are decoded at once
 
 
 class ClipSeg:
     """A CLIPSeg model with its tokenizer and its way to see a picture."""
 
-    def __init__(self, model, tokenizer, preprocessing: dict, where: runtime.Runtime | None = None):
+    def __init__(self, model, tokenizer, preprocessing: dict, runtime: Runtime | None = None):
         """model: a CLIPSegForImageSegmentation. preprocessing: "size" (a side, or "height" and "width", in pixels),
         "image_mean" and "image_std" (3 numbers each, for RGB in [0, 1]), "resample" (as PIL numbers them)."""
-        self.runtime = where or runtime.choose()
+        self.runtime = runtime or choose()
         self.model = model.eval().to(self.runtime.device)
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         size = preprocessing["size"]
         self.size = (size["height"], size["width"]) if isinstance(size, dict) else (size, size)
         self.resample = Image.Resampling(preprocessing["resample"])
-        self.mean = torch.tensor(preprocessing["image_mean"]).view(3, 1, 1)
-        self.std = torch.tensor(preprocessing["image_std"]).view(3, 1, 1)
         self.image_size: tuple[int, int] | None = None  # (H, W)
         self.activations: list[Tensor] = []
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = weights.CLIPSEG, where: runtime.Runtime | None = None) -> "ClipSeg":
+    def from_pretrained(cls, name: str | Path = weights.CLIPSEG, runtime: Runtime | None = None) -> "ClipSeg":
         """Load from a folder that transformers saved, or from the Hub (kept in its cache).
 
         Raises ConnectionError when it is neither here nor to be had.
@@ -50,15 +50,14 @@ class ClipSeg:
         def load(name: str) -> "ClipSeg":
             preprocessing, _ = ViTImageProcessor.get_image_processor_dict(name)
             model = CLIPSegForImageSegmentation.from_pretrained(name, dtype=torch.float32)
-            return cls(model, AutoTokenizer.from_pretrained(name), preprocessing, where)
+            return cls(model, AutoTokenizer.from_pretrained(name), preprocessing, runtime)
 
         return weights.from_hub(load, str(name))
 
     def pixels(self, image: np.ndarray) -> Tensor:
         """What the model sees of uint8 (H, W, 3) RGB: resized without regard to its shape; float32 (1, 3, h, w)."""
-        resized = np.asarray(Image.fromarray(image).resize(self.size[::-1], self.resample))
-        x = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # (h, w, 3) -> (3, h, w)
-        return ((x - self.mean) / self.std)[None]
+        mean, std = self.preprocessing["image_mean"], self.preprocessing["image_std"]
+        return images.model_input(image, self.size, mean, std, self.resample)
 
     def look(self, pixels: Tensor) -> list[Tensor]:
         """The vision tower: pixels (B, 3, h, w) to the activations the decoder reads, each (B, 1 + patches, dim)."""
@@ -79,7 +78,7 @@ class ClipSeg:
         return self.model.clip.text_projection(read.pooler_output)
 
     def decode(self, activations: list[Tensor], embeddings: Tensor) -> Tensor:
-        """The decoder: activations of P pictures and an embedding for each to logits (P, h, w)."""
+        """The decoder: activations of P pictures, or of one for all, and P embeddings to logits (P, h, w)."""
         logits = self.model.decoder(tuple(activations), embeddings, return_dict=True).logits
         return logits.reshape(len(embeddings), *logits.shape[-2:])
 
@@ -91,24 +90,52 @@ class ClipSeg:
         self.image_size = image.shape[:2]
 
     @torch.no_grad()
-    def predict(self, prompts: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
-        """Heat-maps of the picture set, float32 (P, H, W): the probability that a pixel is what the prompt says.
+    def probabilities(self, prompts: Iterable[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
+        """Of the picture set, at the model's own resolution, float32 (P, h, w) in [0, 1]: the probability that there
+        is what the prompt says.
 
-        templates: phrasings such as "a photo of {}"; a prompt's conditional embedding is the mean over them. The
-        probabilities, at the model's resolution, are enlarged to the picture's bilinearly. Raises RuntimeError
-        before `set_image`, ValueError for an empty prompt or a template without {}.
+        prompts: at least none, such as "a person". templates: phrasings such as "a photo of {}"; a prompt's
+        conditional embedding is the mean over them. Raises RuntimeError before `set_image`, ValueError for an empty
+        prompt or a template without {}.
         """
         if self.image_size is None:
             raise RuntimeError("no picture to look at: call set_image before predict")
-        if any(not prompt.strip() for prompt in prompts):
-            raise ValueError(f"a prompt is empty: {list(prompts)}; say what to look for, such as 'a person'")
-        if not templates or any("{}" not in template for template in templates):
-            raise ValueError(f"a template has a {{}} for the prompt, such as 'a photo of {{}}'; got {list(templates)}")
-        heatmaps = np.empty((len(prompts), *self.image_size), np.float32)
-        for i, prompt in enumerate(prompts):  # one by one: at full size a heat-map may be large
-            with self.runtime.autocast():
-                embedding = self.embed([t.replace("{}", prompt) for t in templates]).mean(0, keepdim=True)
-                probability = self.decode(self.activations, embedding).float().sigmoid()  # (1, h, w)
-            enlarged = F.interpolate(probability[None].cpu(), self.image_size, mode="bilinear", align_corners=False)
-            heatmaps[i] = enlarged[0, 0].clamp(0, 1)  # rounding may leave the interval by an ulp
+        prompts = check_prompts(prompts)
+        templates = check_templates(templates)
+        if not prompts:
+            return np.empty((0, *self.size), np.float32)
+        phrases = [template.replace("{}", prompt) for prompt in prompts for template in templates]
+        with self.runtime.autocast():
+            embeddings = self.embed(phrases).unflatten(0, (len(prompts), len(templates))).mean(1)
+            parts = [self.decode(self.activations, part).float().sigmoid() for part in embeddings.split(CHUNK)]
+        return torch.cat(parts).cpu().numpy()
+
+    def predict(self, prompts: Iterable[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
+        """Heat-maps, float32 (P, H, W): `probabilities`, enlarged bilinearly to the size of the picture set."""
+        small = self.probabilities(prompts, templates)
+        heatmaps = np.empty((len(small), *self.image_size), np.float32)
+        for heatmap, probabilities in zip(heatmaps, small, strict=True):
+            # Rounding may leave the interval by an ulp.
+            np.clip(images.enlarge(probabilities, self.image_size), 0, 1, out=heatmap)
         return heatmaps
+
+
+def check_prompts(prompts: Iterable[str]) -> list[str]:
+    """Prompts as a list; a text is one prompt. Raises ValueError for an empty prompt, and for what is no text."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise ValueError(f"a prompt is a text, such as 'a person', not {prompt!r}")
+        if not prompt.strip():
+            raise ValueError(f"a prompt is empty: {prompts}; say what to look for, such as 'a person'")
+    return prompts
+
+
+def check_templates(templates: Iterable[str]) -> tuple[str, ...]:
+    """Templates as a tuple. Raises ValueError for none, for a text instead of several, and for one without {}."""
+    if isinstance(templates, str) or not all(isinstance(t, str) and "{}" in t for t in templates) or not templates:
+        raise ValueError(
+            f"templates are several texts, each with a {{}} for the prompt, such as ('a photo of {{}}',); "
+            f"got {templates!r}"
+        )
+    return tuple(templates)

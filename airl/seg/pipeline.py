@@ -6,21 +6,18 @@
     one.save("out/")
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from airl import images, runtime
-from airl.files import atomic_folder
 from airl.seg import weights
-from airl.seg.clipseg import ClipSeg
-from airl.seg.sam import Candidates, Segmenter, load_sam
-from airl.seg.seeds import Seed, make_seeds
-
-CHOICES = ("score", "agreement", "both")
+from airl.seg.clipseg import ClipSeg, check_prompts
+from airl.seg.result import Segmentation
+from airl.seg.sam import CHOICES, Segmenter, load_sam
+from airl.seg.seeds import make_seeds
 
 
 @dataclass(frozen=True)
@@ -49,118 +46,6 @@ RECIPES: dict[str, Recipe] = {
 }
 
 TINY_FLOOR = 0.88  # of the embedded models: measured to refuse 96% of absent objects and to miss 4% of present ones
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """What was found in a picture for one prompt, step by step. H, W are the picture's."""
-
-    image: np.ndarray  # uint8 (H, W, 3) RGB
-    prompt: str
-    heatmap: np.ndarray  # float32 (H, W): CLIPSeg's probabilities
-    coarse: np.ndarray  # bool (H, W): heatmap > threshold
-    seeds: tuple[Seed, ...]  # none if the prompt's object is not there
-    candidates: tuple[Candidates, ...]  # SAM's masks, for each seed
-    chosen: tuple[int, ...]  # which of them, for each seed
-    mask: np.ndarray  # bool (H, W): the chosen ones united
-    peak: float  # the heat-map's highest probability
-    floor: float  # what the peak has to reach for the object to count as present
-
-    @property
-    def found(self) -> bool:
-        """Presence: whether what the prompt asks for is there at all; if not, the mask is empty."""
-        return bool(self.seeds)
-
-    @property
-    def score(self) -> float:
-        """The IoU that SAM predicts for its mask, about [0, 1]; the mean over several; 0 if nothing was found."""
-        scores = [float(c.scores[i]) for c, i in zip(self.candidates, self.chosen, strict=True)]
-        return sum(scores) / len(scores) if scores else 0.0
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """XYXY of the mask's outermost pixels; None for an empty mask."""
-        x, y = np.flatnonzero(self.mask.any(0)), np.flatnonzero(self.mask.any(1))
-        return (int(x[0]), int(y[0]), int(x[-1]), int(y[-1])) if len(x) else None
-
-    @property
-    def overlay(self) -> np.ndarray:
-        """The picture with the mask tinted: uint8 (H, W, 3)."""
-        overlay = self.image.copy()
-        overlay[self.mask] = overlay[self.mask] // 2 + np.array([0, 127, 64], np.uint8)
-        return overlay
-
-    @property
-    def cutout(self) -> np.ndarray:
-        """The picture with all but the mask transparent: uint8 (H, W, 4) RGBA."""
-        return np.concatenate([self.image, self.mask[..., None] * np.uint8(255)], axis=2)
-
-    def to_json(self) -> dict:
-        """Everything but the pictures; coordinates in pixels, the mask as COCO's uncompressed run lengths."""
-        return {
-            "prompt": self.prompt,
-            "found": self.found,
-            "peak": self.peak,
-            "floor": self.floor,
-            "score": self.score,
-            "size": list(self.mask.shape),  # H, W
-            "area": int(self.mask.sum()),
-            "box": self.box,
-            "seeds": [
-                {
-                    "point": seed.point.tolist(),
-                    "negatives": seed.negatives.tolist(),
-                    "box": None if seed.box is None else seed.box.tolist(),
-                    "scores": candidates.scores.tolist(),
-                    "chosen": int(chosen),
-                }
-                for seed, candidates, chosen in zip(self.seeds, self.candidates, self.chosen, strict=True)
-            ],
-            "segmentation": {"size": list(self.mask.shape), "counts": run_lengths(self.mask)},
-        }
-
-    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write mask.png, overlay.png, cutout.png and result.json into a folder, which is made if needed.
-
-        Raises FileExistsError, and writes nothing, if one of them is there already, unless `overwrite`.
-        """
-        folder = Path(folder)
-        names = ("mask.png", "overlay.png", "cutout.png", "result.json")
-        there = [name for name in names if (folder / name).exists()]
-        if there and not overwrite:
-            raise FileExistsError(f"{folder} holds {', '.join(there)} already; pass overwrite=True to replace them")
-        with atomic_folder(folder) as temporary:
-            images.save(self.mask, temporary / "mask.png")
-            images.save(self.overlay, temporary / "overlay.png")
-            images.save(self.cutout, temporary / "cutout.png")
-            (temporary / "result.json").write_text(json.dumps(self.to_json()))
-        return folder
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run lengths of a bool mask (H, W): down the columns, the first run being of zeros."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    return ([0] if flat[0] else []) + lengths.tolist()
-
-
-def label_map(segmentations: Sequence[Segmentation]) -> tuple[np.ndarray, dict[int, str]]:
-    """Several prompts of one picture in one map: int64 (H, W), and a legend from number to prompt.
-
-    0 is none of them. Where masks overlap, the prompt that CLIPSeg finds more probable at that pixel wins. Raises
-    ValueError for no segmentations and for ones of different sizes.
-    """
-    sizes = {s.mask.shape for s in segmentations}
-    if len(sizes) != 1:
-        raise ValueError(f"a label map is made of segmentations of one picture; these are of sizes {sorted(sizes)}")
-    labels = np.zeros(*sizes, np.int64)
-    best = np.full(*sizes, -1, np.float32)
-    for number, one in enumerate(segmentations, 1):
-        wins = one.mask & (one.heatmap > best)
-        labels[wins] = number
-        best[wins] = one.heatmap[wins]
-    return labels, {number: one.prompt for number, one in enumerate(segmentations, 1)}
 
 
 class TextSegmenter:
@@ -192,10 +77,10 @@ class TextSegmenter:
         device, precision: see `runtime.choose`.
         """
         recipe = _recipe(recipe)
-        where = runtime.choose(device, precision)
-        print(f"text to mask: CLIPSeg {clipseg}, SAM {sam}, on {where}")
-        loaded = load_sam(sam, where)  # first: a mistyped name or path is found before anything is downloaded
-        return cls(ClipSeg.from_pretrained(clipseg, where), loaded, recipe)
+        hardware = runtime.choose(device, precision)
+        print(f"text to mask: CLIPSeg {clipseg}, SAM {sam}, on {hardware}")
+        loaded = load_sam(sam, hardware)  # first: a mistyped name or path is found before anything is downloaded
+        return cls(ClipSeg.from_pretrained(clipseg, hardware), loaded, recipe)
 
     @classmethod
     def tiny(
@@ -217,15 +102,11 @@ class TextSegmenter:
         return cls.from_pretrained(folder / "sam.safetensors", folder / "clipseg", recipe, device, precision)
 
     def __call__(
-        self, picture: images.Picture, prompt: str | Sequence[str], **changes
+        self, picture: images.Picture, prompt: str | Iterable[str], **changes
     ) -> Segmentation | list[Segmentation]:
-        """Segment a picture (see `images.load`) by one prompt, or by a list of them (then the answer is a list).
-
-        changes: fields of `Recipe` that differ for this call.
-        """
+        """`set_image` and `segment` in one."""
         self.set_image(picture)
-        many = self.segment([prompt] if isinstance(prompt, str) else prompt, **changes)
-        return many[0] if isinstance(prompt, str) else many
+        return self.segment(prompt, **changes)
 
     def set_image(self, picture: images.Picture) -> None:
         """Look at a picture (see `images.load`), so that `segment` need not."""
@@ -235,15 +116,21 @@ class TextSegmenter:
         self.image = image
         self._sam_has_image = False  # SAM's look is the dear one; it waits until there is something to segment
 
-    def segment(self, prompts: Sequence[str], **changes) -> list[Segmentation]:
-        """Segment the picture set by each prompt. Raises RuntimeError before `set_image`."""
+    def segment(self, prompt: str | Iterable[str], **changes) -> Segmentation | list[Segmentation]:
+        """Segment the picture set by a prompt, or by each of several (then the answer is a list).
+
+        changes: fields of `Recipe` that differ for this call. Raises RuntimeError before `set_image`.
+        """
         if self.image is None:
             raise RuntimeError("no picture to segment: call set_image before segment")
         recipe = replace(self.recipe, **changes)
-        heatmaps = self.clipseg.predict(prompts, recipe.templates)
-        return [self._segment(prompt, heatmap, recipe) for prompt, heatmap in zip(prompts, heatmaps, strict=True)]
+        prompts = check_prompts(prompt)
+        maps = self.clipseg.probabilities(prompts, recipe.templates)
+        many = [self._segment(one, probabilities, recipe) for one, probabilities in zip(prompts, maps, strict=True)]
+        return many[0] if isinstance(prompt, str) else many
 
-    def _segment(self, prompt: str, heatmap: np.ndarray, recipe: Recipe) -> Segmentation:
+    def _segment(self, prompt: str, probabilities: np.ndarray, recipe: Recipe) -> Segmentation:
+        heatmap = images.enlarge(probabilities, self.image.shape[:2]).clip(0, 1)
         seeding = make_seeds(
             heatmap,
             recipe.seeding,
@@ -256,33 +143,22 @@ class TextSegmenter:
         if seeding.found and not self._sam_has_image:
             self.sam.set_image(self.image)
             self._sam_has_image = True
-        mask = np.zeros(heatmap.shape, bool)
         candidates, chosen = [], []
         for seed in seeding.seeds:
-            guess = _logits(heatmap, seed.region) if recipe.mask_prompt else None
-            candidates.append(self.sam.predict(seed, guess))
-            chosen.append(choose(candidates[-1], seed.region, recipe.choice))
-            mask |= candidates[-1].masks[chosen[-1]]
+            region = seed.region
+            candidates.append(self.sam.predict(seed, _logits(heatmap, region) if recipe.mask_prompt else None))
+            chosen.append(candidates[-1].choose(region, recipe.choice))
         return Segmentation(
             image=self.image,
             prompt=prompt,
-            heatmap=heatmap,
-            coarse=seeding.coarse,
+            probabilities=probabilities,
+            threshold=recipe.threshold,
+            floor=recipe.floor,
+            peak=seeding.peak,
             seeds=seeding.seeds,
             candidates=tuple(candidates),
             chosen=tuple(chosen),
-            mask=mask,
-            peak=seeding.peak,
-            floor=seeding.floor,
         )
-
-
-def choose(candidates: Candidates, region: np.ndarray, how: str) -> int:
-    """Which of SAM's masks to take: by its predicted quality, by IoU with `region`, or by their product."""
-    if how == "score":
-        return int(candidates.scores.argmax())
-    agreement = np.array([(m & region).sum() / (m | region).sum() for m in candidates.masks])
-    return int((agreement if how == "agreement" else agreement * candidates.scores.clip(0)).argmax())
 
 
 def _logits(heatmap: np.ndarray, region: np.ndarray) -> np.ndarray:

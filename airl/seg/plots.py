@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from airl.seg.pipeline import Segmentation, TextSegmenter, label_map
+from airl.seg.pipeline import TextSegmenter
+from airl.seg.result import Segmentation, label_map
 from airl.seg.seeds import STRATEGIES
 
 SEED, NEGATIVE = "#ff3b30", "#1e90ff"
@@ -88,8 +89,10 @@ def explore(segmenter: TextSegmenter, prompt: str):
 
     controls = {
         "prompt": Text(prompt, description="prompt", continuous_update=False),
-        "threshold": FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False),
-        "seeding": Dropdown(options=list(STRATEGIES), description="seeding"),
+        "threshold": FloatSlider(
+            segmenter.recipe.threshold, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False
+        ),
+        "seeding": Dropdown(options=list(STRATEGIES), value=segmenter.recipe.seeding, description="seeding"),
     }
     drawn, message = Image(format="png"), HTML()
 
@@ -217,7 +220,7 @@ def _mask(axis: Axes, one: Segmentation, title: str) -> None:
 
 
 def _cutout(axis: Axes, one: Segmentation, title: str) -> None:
-    H, W = one.mask.shape
+    H, W = one.size
     side = max(1, max(H, W) // 24)
     board = (np.arange(H)[:, None] // side + np.arange(W) // side) % 2
     board = (200 + 40 * board[..., None]).astype(np.uint8)

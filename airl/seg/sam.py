@@ -1,15 +1,15 @@
-"""From seeds to masks: SAM and SAM 2, two families of models, under one small interface.
+"""From seeds to masks: the original SAM, and the small interface that every SAM here has.
 
     sam = load_sam("vit_h")            # or "vit_l", "vit_b", "sam2.1-hiera-large", ..., or a file's path
     sam.set_image(image)               # the heavy half, once per picture
     candidates = sam.predict(seed)     # as often as wanted
 
-SAM: Kirillov et al. 2023, Segment Anything, https://arxiv.org/abs/2304.02643; Meta's package segment-anything.
-SAM 2: Ravi et al. 2024, SAM 2: Segment Anything in Images and Videos, https://arxiv.org/abs/2408.00714; transformers'
-`Sam2Model`.
+Kirillov et al. 2023, Segment Anything, https://arxiv.org/abs/2304.02643; Meta's package segment-anything. SAM 2 is
+another family of models: sam2.py.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,21 +18,42 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from airl import runtime
+from airl import images
 from airl.files import atomic_write
+from airl.runtime import Runtime, choose
 from airl.seg import weights
+from airl.seg.metrics import iou
 from airl.seg.seeds import Seed
+
+CHOICES = ("score", "agreement", "both")
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The masks that SAM offers for one seed, since a point on a shirt may mean the shirt or the person."""
 
-    masks: np.ndarray  # bool (C, H, W)
+    logits: np.ndarray  # float32 (C, h, w), at SAM's own resolution; above 0 is inside
     scores: np.ndarray  # float32 (C,): the IoU that SAM predicts for each, about [0, 1]
+    enlarge: Callable[[np.ndarray], np.ndarray] = np.asarray  # one (h, w) to the picture's (H, W)
+
+    def mask(self, i: int) -> np.ndarray:
+        """Candidate i, enlarged: bool (H, W)."""
+        return self.enlarge(self.logits[i]) > 0
+
+    @property
+    def masks(self) -> np.ndarray:
+        """All of them: bool (C, H, W)."""
+        return np.stack([self.mask(i) for i in range(len(self.logits))])
+
+    def choose(self, region: np.ndarray, how: str) -> int:
+        """Which to take, by one of CHOICES: "score", the IoU that SAM predicts; "agreement", the IoU with `region`,
+        bool (H, W); or "both", their product."""
+        if how == "score":
+            return int(self.scores.argmax())
+        agreement = np.array([iou(self.mask(i), region) for i in range(len(self.logits))])
+        return int((agreement if how == "agreement" else agreement * self.scores.clip(0)).argmax())
 
 
 class Segmenter(Protocol):
@@ -46,9 +67,6 @@ class Segmenter(Protocol):
 
         mask_prompt: a guess at the mask, float32 (H, W) logits. Raises RuntimeError before `set_image`.
         """
-
-
-# ------------------------------------------------------------------------------------------------- SAM
 
 
 @dataclass(frozen=True)
@@ -115,8 +133,8 @@ def sam_from_weights(state: dict[str, Tensor], config: SamConfig) -> torch.nn.Mo
     with torch.device("meta"):
         sam = build_sam(config)
     # The mean and the spread of the colours are no part of the released files.
-    sam.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1), persistent=False)
-    sam.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1), persistent=False)
+    sam.register_buffer("pixel_mean", 255 * torch.tensor(images.IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+    sam.register_buffer("pixel_std", 255 * torch.tensor(images.IMAGENET_STD).view(3, 1, 1), persistent=False)
     try:
         sam.load_state_dict(state, assign=True)
     except RuntimeError as error:
@@ -136,8 +154,8 @@ def read_sam(path: str | Path) -> torch.nn.Module:
 
             with safe_open(path, "pt") as file:
                 state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-                said = json.loads((file.metadata() or {})["config"])
-            config = SamConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()})
+                fields = json.loads((file.metadata() or {})["config"])
+            config = SamConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             width = state["image_encoder.patch_embed.proj.weight"].shape[0]
@@ -164,10 +182,10 @@ def write_sam(model: torch.nn.Module, config: SamConfig, path: str | Path) -> No
 class SegmentAnything:
     """The original SAM, by segment-anything's SamPredictor."""
 
-    def __init__(self, model: torch.nn.Module, where: runtime.Runtime | None = None):
+    def __init__(self, model: torch.nn.Module, runtime: Runtime | None = None):
         from segment_anything import SamPredictor
 
-        self.runtime = where or runtime.choose()
+        self.runtime = runtime or choose()
         self.predictor = SamPredictor(model.to(self.runtime.device))
         self.image_size: tuple[int, int] | None = None  # (H, W)
 
@@ -186,14 +204,36 @@ class SegmentAnything:
     def predict(self, seed: Seed, mask_prompt: np.ndarray | None = None) -> Candidates:
         if self.image_size is None:
             raise RuntimeError("no picture to segment: call set_image before predict")
-        masks, scores, _ = self.predictor.predict(
-            point_coords=seed.points,
-            point_labels=seed.labels,
-            box=seed.box,
-            mask_input=None if mask_prompt is None else self._low_resolution(mask_prompt),
+        # As SamPredictor.predict, which would enlarge all three masks before anybody asks for one.
+        predictor, sam = self.predictor, self.predictor.model
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.as_tensor(array, device=self.runtime.device)[None]
+
+        points = predictor.transform.apply_coords(seed.points, predictor.original_size).astype(np.float32)
+        box = None
+        if seed.box is not None:
+            box = predictor.transform.apply_boxes(seed.box[None], predictor.original_size).astype(np.float32)
+        sparse, dense = sam.prompt_encoder(
+            points=(tensor(points), tensor(seed.labels)),
+            boxes=None if box is None else tensor(box),
+            masks=None if mask_prompt is None else tensor(self._low_resolution(mask_prompt)),
         )
-        H, W = self.image_size
-        return Candidates(masks[:, :H, :W], scores)
+        logits, scores = sam.mask_decoder(
+            image_embeddings=predictor.features,
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+        enlarge = partial(
+            _enlarge,
+            side=sam.image_encoder.img_size,
+            resized=predictor.input_size,
+            padded=predictor.original_size,
+            size=self.image_size,
+        )
+        return Candidates(logits[0].cpu().numpy(), scores[0].cpu().numpy(), enlarge)
 
     def _low_resolution(self, logits: np.ndarray) -> np.ndarray:
         """Logits (H, W) in the frame that SAM reads mask prompts in: scaled, then padded below or on the right."""
@@ -204,58 +244,16 @@ class SegmentAnything:
         return F.pad(small, (0, w - size[1], 0, h - size[0]), value=float(logits.min()))[0].numpy()
 
 
-# ------------------------------------------------------------------------------------------------- SAM 2
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def sam2_pixels(image: np.ndarray, side: int) -> Tensor:
-    """What SAM 2 sees of uint8 (H, W, 3) RGB, stretched to a square: float32 (1, 3, side, side)."""
-    resized = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
-    x = torch.from_numpy(resized.copy()).permute(2, 0, 1).float() / 255  # (h, w, 3) -> (3, h, w)
-    return ((x - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1))[None]
+def _enlarge(
+    logits: np.ndarray, side: int, resized: tuple[int, int], padded: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Logits (h, w) out of SAM's square frame, as `Sam.postprocess_masks` does it: to the frame's own side, there to
+    the part that the picture fills, and to the picture, of which padding is cut off."""
+    square = images.enlarge(logits, (side, side))
+    return images.enlarge(square[: resized[0], : resized[1]], padded)[: size[0], : size[1]]
 
 
-class SegmentAnything2:
-    """SAM 2, by transformers' Sam2Model."""
-
-    def __init__(self, model, where: runtime.Runtime | None = None):
-        self.runtime = where or runtime.choose()
-        self.model = model.eval().to(self.runtime.device)
-        self.side = model.config.prompt_encoder_config.image_size  # pixels; pictures are stretched to a square
-        self.image_size: tuple[int, int] | None = None  # (H, W)
-        self.features: list[Tensor] = []
-
-    @torch.no_grad()
-    def set_image(self, image: np.ndarray) -> None:
-        with self.runtime.autocast():
-            features = self.model.get_image_embeddings(sam2_pixels(image, self.side).to(self.runtime.device))
-        self.features = [level.float() for level in features]  # the decoder is light and stays in fp32
-        self.image_size = image.shape[:2]
-
-    @torch.no_grad()
-    def predict(self, seed: Seed, mask_prompt: np.ndarray | None = None) -> Candidates:
-        if self.image_size is None:
-            raise RuntimeError("no picture to segment: call set_image before predict")
-        H, W = self.image_size
-        scale = np.array([self.side / W, self.side / H])  # XY
-
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.as_tensor(array, dtype=torch.float32, device=self.runtime.device)
-
-        out = self.model(
-            image_embeddings=self.features,
-            input_points=tensor(seed.points * scale)[None, None],  # (picture, mask, points, 2)
-            input_labels=torch.as_tensor(seed.labels, device=self.runtime.device)[None, None],
-            input_boxes=None if seed.box is None else tensor(seed.box * np.tile(scale, 2))[None, None],
-            input_masks=None if mask_prompt is None else tensor(mask_prompt)[None, None],
-            multimask_output=True,
-        )
-        logits = F.interpolate(out.pred_masks[0].float(), (H, W), mode="bilinear", align_corners=False)[0]
-        return Candidates((logits > 0).cpu().numpy(), out.iou_scores[0, 0].float().cpu().numpy())
-
-
-def load_sam(name: str | Path, where: runtime.Runtime | None = None) -> SegmentAnything | SegmentAnything2:
+def load_sam(name: str | Path, runtime: Runtime | None = None) -> Segmenter:
     """Load a SAM by name (see `weights.SAM`), a SAM 2 by name (see `weights.SAM2`), or either by path: a file is
     a SAM, a folder a SAM 2 as transformers saves it.
 
@@ -264,13 +262,12 @@ def load_sam(name: str | Path, where: runtime.Runtime | None = None) -> SegmentA
     """
     name = str(name)
     if name in weights.SAM:
-        return SegmentAnything(read_sam(weights.sam_file(name)), where)
+        return SegmentAnything(read_sam(weights.sam_file(name)), runtime)
     if name in weights.SAM2 or Path(name).expanduser().is_dir():
-        from transformers import Sam2Model
+        from airl.seg.sam2 import SegmentAnything2
 
-        folder = weights.SAM2.get(name, str(Path(name).expanduser()))
-        return SegmentAnything2(weights.from_hub(Sam2Model.from_pretrained, folder), where)
+        return SegmentAnything2.from_pretrained(weights.SAM2.get(name, str(Path(name).expanduser())), runtime)
     if not Path(name).suffix:
         known = ", ".join([*weights.SAM, *weights.SAM2])
         raise ValueError(f"unknown SAM {name!r}; choose one of {known}, or give a checkpoint's path")
-    return SegmentAnything(read_sam(name), where)
+    return SegmentAnything(read_sam(name), runtime)

@@ -11,13 +11,36 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
+class PackedMask:
+    """A mask in an eighth of its memory."""
+
+    bits: np.ndarray  # uint8, 8 pixels each, row by row
+    size: tuple[int, int]  # (H, W)
+
+    @classmethod
+    def pack(cls, mask: np.ndarray) -> "PackedMask":
+        """Pack a bool mask (H, W)."""
+        return cls(np.packbits(mask), mask.shape)
+
+    def unpack(self) -> np.ndarray:
+        """The mask: a new bool (H, W)."""
+        H, W = self.size
+        return np.unpackbits(self.bits, count=H * W).view(bool).reshape(H, W)
+
+
+@dataclass(frozen=True, eq=False)
 class Seed:
     """What SAM is told to get one mask."""
 
     point: np.ndarray  # (2,) float64 XY, on the object; or, for a hollow one, where its center of mass is
-    region: np.ndarray  # bool (H, W): the part of the coarse mask that this seed stands for
+    packed_region: PackedMask
     negatives: np.ndarray  # (K, 2) float64 XY, off the object; K may be 0
     box: np.ndarray | None  # (4,) float64 XYXY, the outermost pixels of the region
+
+    @property
+    def region(self) -> np.ndarray:
+        """The part of the coarse mask that this seed stands for: a new bool (H, W)."""
+        return self.packed_region.unpack()
 
     @property
     def points(self) -> np.ndarray:
@@ -84,9 +107,15 @@ def make_seeds(
         return Seeding(coarse, (), peak, floor)
     seeds = []
     for point, region in STRATEGIES[strategy](coarse, min_area):
-        edges = _box(region)
-        away = _negatives(coarse, edges, negatives)
-        seeds.append(Seed(point, region, away, edges.astype(float) if box else None))
+        edges = box_of(region)
+        seeds.append(
+            Seed(
+                point=point,
+                packed_region=PackedMask.pack(region),
+                negatives=_negatives(coarse, edges, negatives),
+                box=np.array(edges, float) if box else None,
+            )
+        )
     return Seeding(coarse, tuple(seeds), peak, floor)
 
 
@@ -108,7 +137,8 @@ def _components(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.
     areas = stats[1:, cv2.CC_STAT_AREA]  # 0 is the background
     order = 1 + np.argsort(-areas, kind="stable")
     kept = [order[0]] + [i for i in order[1:] if areas[i - 1] >= min_area * mask.size]
-    return [(_furthest_inside(labels == i), labels == i) for i in kept]
+    regions = (labels == i for i in kept)
+    return [(_furthest_inside(region), region) for region in regions]
 
 
 Strategy = Callable[[np.ndarray, float], list[tuple[np.ndarray, np.ndarray]]]
@@ -128,19 +158,24 @@ def _depth(mask: np.ndarray) -> np.ndarray:
 
 
 def _furthest_inside(mask: np.ndarray) -> np.ndarray:
-    x0, y0, x1, y1 = _box(mask)
+    x0, y0, x1, y1 = box_of(mask)
     depth = _depth(mask[y0 : y1 + 1, x0 : x1 + 1])
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return np.array([x0 + x, y0 + y], float)
 
 
-def _box(mask: np.ndarray) -> np.ndarray:
-    """XYXY of the outermost pixels of a mask that is not empty: int64 (4,)."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]])
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """XYXY of the outermost pixels of a bool mask (H, W); None for an empty one."""
+    rows = np.flatnonzero(mask.any(1))
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
-def _negatives(coarse: np.ndarray, box: np.ndarray, count: int) -> np.ndarray:
+def _negatives(coarse: np.ndarray, box: tuple[int, int, int, int], count: int) -> np.ndarray:
+    if not count:
+        return np.empty((0, 2))
     H, W = coarse.shape
     x0, y0, x1, y1 = box
     margin = 1 + max(x1 - x0, y1 - y0) // 10

@@ -12,7 +12,8 @@ from PIL import Image
 from airl import runtime, seg
 from airl.scenes import shapes
 from airl.seg.clipseg import ClipSeg
-from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter, choose, label_map, run_lengths
+from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter
+from airl.seg.result import label_map, run_lengths
 from airl.seg.sam import Candidates, SegmentAnything
 
 PREPROCESSING = {"size": 64, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
@@ -27,12 +28,14 @@ class Ideal:
     def set_image(self, image):
         self.calls.append("set_image")
 
-    def predict(self, what, extra=None):
+    def probabilities(self, prompts, templates):
+        self.calls.append("probabilities")
+        return np.stack([np.where(self.scene.truth(p), 0.9, 0.1) for p in prompts]).astype(np.float32)
+
+    def predict(self, seed, mask_prompt=None):
         self.calls.append("predict")
-        if isinstance(what, list):  # as CLIPSeg
-            return np.stack([np.where(self.scene.truth(p), 0.9, 0.1) for p in what]).astype(np.float32)
-        self.seed, self.mask_prompt = what, extra
-        region = what.region
+        self.seed, self.mask_prompt = seed, mask_prompt
+        region = seed.region
         masks = np.stack([np.ones_like(region), region, np.zeros_like(region)])
         return self.candidates or Candidates(masks, np.array([0.5, 0.8, 0.7], np.float32))
 
@@ -95,7 +98,7 @@ def test_many_prompts_look_once(scene):
     segmenter = TextSegmenter(clipseg, sam)
     many = segmenter(scene.image, scene.prompts())
     assert [one.prompt for one in many] == scene.prompts() and len(many) > 1
-    assert clipseg.calls == ["set_image", "predict"]
+    assert clipseg.calls == ["set_image", "probabilities"]
     assert sam.calls.count("set_image") == 1 and sam.calls.count("predict") == len(many)
     again = segmenter.segment([scene.prompts()[0]], seeding="interior")
     assert sam.calls.count("set_image") == 1 and (again[0].mask == many[0].mask).all()
@@ -116,9 +119,9 @@ def test_choices():
     region[:2] = True
     masks = np.stack([region, np.ones((4, 4), bool), ~region])
     candidates = Candidates(masks, np.array([0.3, 0.9, 0.95], np.float32))
-    assert choose(candidates, region, "score") == 2
-    assert choose(candidates, region, "agreement") == 0
-    assert choose(candidates, region, "both") == 1  # 0.3 * 1, 0.9 * 0.5, 0.95 * 0
+    assert candidates.choose(region, "score") == 2
+    assert candidates.choose(region, "agreement") == 0
+    assert candidates.choose(region, "both") == 1  # 0.3 * 1, 0.9 * 0.5, 0.95 * 0
 
 
 def test_mask_prompt_is_the_heatmap_as_logits(scene):
@@ -144,11 +147,15 @@ def test_saved_files(ideal, scene, tmp_path):
     assert one.save(tmp_path / "new" / "out") == tmp_path / "new" / "out"
     folder = tmp_path / "new" / "out"
     assert (np.asarray(Image.open(folder / "mask.png")) == truth * 255).all()
-    cutout = np.asarray(Image.open(folder / "cutout.png"))
-    assert (cutout[truth][:, :3] == scene.image[truth]).all() and (cutout[..., 3] == truth * 255).all()
-    overlay = np.asarray(Image.open(folder / "overlay.png"))
-    assert (overlay[~truth] == scene.image[~truth]).all() and (overlay[truth] != scene.image[truth]).any()
+    overlay = np.asarray(Image.open(folder / "overlay.jpg"))
+    assert overlay.shape == scene.image.shape
+    np.testing.assert_allclose(overlay.astype(int).mean((0, 1)), one.overlay.mean((0, 1)), atol=3)  # it is a JPEG
     result = json.loads((folder / "result.json").read_text())
+    cutout = np.asarray(Image.open(folder / "cutout.png"))
+    x, y = result["cutout"]["offset"]
+    part = np.s_[y : y + cutout.shape[0], x : x + cutout.shape[1]]
+    assert (cutout[..., 3] == truth[part] * 255).all() and truth[part].sum() == truth.sum()
+    assert (cutout[..., :3] == scene.image[part]).all() and truth[part][[0, -1]].any(1).all()
     assert result["prompt"] == scene.prompt and result["found"] and result["area"] == truth.sum()
     rows, columns = np.nonzero(truth)
     assert result["box"] == [columns.min(), rows.min(), columns.max(), rows.max()]

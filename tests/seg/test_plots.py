@@ -17,11 +17,12 @@ class Halves:
         H, W = image.shape[:2]
         self.left = np.arange(W) < W / 2 + np.zeros((H, 1))
 
-    def predict(self, what, extra=None):
-        if isinstance(what, list):
-            parts = {"left": self.left, "right": ~self.left, "both": self.left | True}
-            return np.stack([np.where(parts.get(p, self.left & False), 0.9, 0.1) for p in what]).astype(np.float32)
-        return Candidates(np.stack([~what.region, what.region, self.left]), np.array([0.2, 0.75, 0.5], np.float32))
+    def probabilities(self, prompts, templates):
+        parts = {"left": self.left, "right": ~self.left, "both": self.left | True}
+        return np.stack([np.where(parts.get(p, self.left & False), 0.9, 0.1) for p in prompts]).astype(np.float32)
+
+    def predict(self, seed, mask_prompt=None):
+        return Candidates(np.stack([~seed.region, seed.region, self.left]), np.array([0.2, 0.75, 0.5], np.float32))
 
 
 @pytest.fixture
@@ -108,12 +109,10 @@ def test_several_seeds_are_counted(segmenter):
     picture = np.zeros((20, 30, 3), np.uint8)
 
     class Two(Halves):
-        def predict(self, what, extra=None):
-            if isinstance(what, list):
-                heat = np.full((1, 20, 30), 0.1, np.float32)
-                heat[:, 2:9, 2:9] = heat[:, 2:9, 20:25] = 0.8
-                return heat
-            return super().predict(what)
+        def probabilities(self, prompts, templates):
+            heat = np.full((1, 20, 30), 0.1, np.float32)
+            heat[:, 2:9, 2:9] = heat[:, 2:9, 20:25] = 0.8
+            return heat
 
     two = seg.TextSegmenter(Two(), Two())(picture, "x", seeding="components", choice="agreement")
     assert "SAM's mask 2 for seed 1 of 2: 0.75, taken" in titles(plots.candidates(two))
@@ -139,7 +138,7 @@ def test_exploring_redraws_and_explains(segmenter):
 
 def test_exploring_without_a_prompt_says_so():
     class Empty(Halves):
-        def predict(self, what, extra=None):
+        def probabilities(self, prompts, templates):
             raise ValueError("a prompt is empty: ['']")
 
     segmenter = seg.TextSegmenter(Empty(), Empty())

@@ -5,9 +5,11 @@ import pytest
 import torch
 from transformers import Sam2Config, Sam2Model, Sam2Processor, SamConfig, SamModel
 
+from airl import images
 from airl.scenes import shapes
 from airl.seg import sam as ours
 from airl.seg import weights
+from airl.seg.sam2 import SegmentAnything2
 from airl.seg.seeds import make_seeds
 
 
@@ -209,7 +211,7 @@ def test_bad_checkpoints(tiny_sam, tmp_path):
 
 
 def test_no_picture_set(tiny_sam, scene, cpu, their_sam2):
-    for sam in (ours.SegmentAnything(tiny_sam, cpu), ours.SegmentAnything2(their_sam2, cpu)):
+    for sam in (ours.SegmentAnything(tiny_sam, cpu), SegmentAnything2(their_sam2, cpu)):
         with pytest.raises(RuntimeError, match="set_image before predict"):
             sam.predict(seed_of(scene))
 
@@ -246,7 +248,7 @@ def their_sam2():
 def test_sam2_agrees_with_its_processor(their_sam2, scene, cpu, prompt):
     from transformers import Sam2ImageProcessor
 
-    sam = ours.SegmentAnything2(their_sam2, cpu)
+    sam = SegmentAnything2(their_sam2, cpu)
     sam.set_image(scene.image)
     seed = seed_of(scene, **prompt)
     here = sam.predict(seed)
@@ -262,8 +264,10 @@ def test_sam2_agrees_with_its_processor(their_sam2, scene, cpu, prompt):
         return_tensors="pt",
     )
     # Pillow and torchvision round their resized pixels differently, by one level: 1 / 255 / 0.224
-    np.testing.assert_allclose(ours.sam2_pixels(scene.image, sam.side), inputs["pixel_values"], atol=1.01 / 255 / 0.224)
-    inputs["pixel_values"] = ours.sam2_pixels(scene.image, sam.side)
+    np.testing.assert_allclose(
+        images.model_input(scene.image, (128, 128)), inputs["pixel_values"], atol=1.01 / 255 / 0.224
+    )
+    inputs["pixel_values"] = images.model_input(scene.image, (128, 128))
     sizes = inputs.pop("original_sizes")
     with torch.no_grad():
         out = their_sam2(**inputs, multimask_output=True)
@@ -274,7 +278,7 @@ def test_sam2_agrees_with_its_processor(their_sam2, scene, cpu, prompt):
 
 
 def test_sam2_takes_mask_prompts_and_any_shape(their_sam2, cpu):
-    sam = ours.SegmentAnything2(their_sam2, cpu)
+    sam = SegmentAnything2(their_sam2, cpu)
     for size in [(30, 4000), (1, 1), (48, 64)]:
         sam.set_image(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
         seed = make_seeds(np.ones(size)).seeds[0]
@@ -286,7 +290,7 @@ def test_sam2_takes_mask_prompts_and_any_shape(their_sam2, cpu):
 
 def test_sam2_saved_and_loaded_by_its_folder(their_sam2, scene, cpu, tmp_path):
     their_sam2.save_pretrained(tmp_path)
-    here, there = ours.SegmentAnything2(their_sam2, cpu), ours.load_sam(tmp_path, cpu)
+    here, there = SegmentAnything2(their_sam2, cpu), ours.load_sam(tmp_path, cpu)
     for sam in (here, there):
         sam.set_image(scene.image)
     np.testing.assert_allclose(there.predict(seed_of(scene)).scores, here.predict(seed_of(scene)).scores, atol=1e-5)

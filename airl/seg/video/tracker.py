@@ -14,7 +14,6 @@ SAM 2: Ravi et al. 2024, Segment Anything in Images and Videos, https://arxiv.or
 """
 
 import json
-import re
 import shutil
 import tempfile
 import warnings
@@ -31,19 +30,16 @@ import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from airl import runtime
-from airl.files import atomic_write
+from airl import images, runtime
+from airl.files import atomic_write, slug
 from airl.seg import weights
 from airl.seg.clipseg import ClipSeg
+from airl.seg.draw import colour_of, overlay
 from airl.seg.metrics import iou
-from airl.seg.sam import sam2_pixels
-from airl.seg.seeds import Seed, make_seeds
+from airl.seg.seeds import Seed, box_of, make_seeds
 from airl.seg.video.frames import Frames, Video, open_clip, write_mp4
 
 MAX_ID = 255  # ids are the bytes of a PNG
-PALETTE = np.array(  # of ids 1, 2, ...: Okabe & Ito's colours, which the colour-blind tell apart
-    [[0, 158, 115], [230, 159, 0], [86, 180, 233], [213, 94, 0], [204, 121, 167], [240, 228, 66], [0, 114, 178]]
-)
 
 
 # ------------------------------------------------------------------------------------------------- the result
@@ -159,32 +155,7 @@ class _Masks:
 
 def _masks(folder: Path, prompts: Sequence[str]) -> dict[str, _Masks]:
     """The masks in the folder of a run, for each prompt."""
-    plain = [re.sub(r"[^a-z0-9]+", "_", prompt.lower()).strip("_")[:40] for prompt in prompts]
-    return {prompt: _Masks(folder / "masks" / f"{i}_{plain[i]}") for i, prompt in enumerate(prompts)}
-
-
-def colour_of(number: np.ndarray | int) -> np.ndarray:
-    """The colour of an id, uint8 (..., 3) RGB."""
-    return PALETTE[(np.asarray(number) - 1) % len(PALETTE)].astype(np.uint8)
-
-
-def draw_overlay(image: np.ndarray, ids: np.ndarray, names: dict[int, str]) -> np.ndarray:
-    """A frame with each object tinted, outlined and named: uint8 (H, W, 3)."""
-    import cv2
-
-    overlay = image.copy()
-    thick = max(1, round(min(ids.shape) / 300))
-    for number in np.unique(ids[ids > 0]).tolist():
-        mask, colour = ids == number, colour_of(number)
-        overlay[mask] = overlay[mask] // 2 + colour // 2
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(overlay, outlines, -1, colour.tolist(), thick)
-        x, y, _, _ = cv2.boundingRect(mask.astype(np.uint8))
-        place = (x, max(y - 2 * thick, 10 * thick))
-        scale = thick * 0.35
-        for ink, width in (((0, 0, 0), 3 * thick), ((255, 255, 255), thick)):  # white on a dark rim is always legible
-            cv2.putText(overlay, f"{number} {names[number]}", place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, width)
-    return overlay
+    return {prompt: _Masks(folder / "masks" / f"{i}_{slug(prompt, 40)}") for i, prompt in enumerate(prompts)}
 
 
 # ------------------------------------------------------------------------------------------------- tracking
@@ -264,7 +235,7 @@ class VideoTracker:
     # -------------------------------------------------------------------------------------------- one frame
 
     def _pixels(self, image: np.ndarray) -> Tensor:
-        return sam2_pixels(image, self.side).to(self.runtime.device)
+        return images.model_input(image, (self.side, self.side)).to(self.runtime.device)
 
     def _session(self, cache):
         """An empty memory for one object; `cache` holds what the model saw of the last frame, for all objects."""
@@ -631,9 +602,10 @@ def _finish(clip: Frames, prompts: list[str], folder: Path, state: dict, progres
             for prompt in prompts:
                 ids, scores = masks[prompt].read(t)
                 for number, score in scores.items():
-                    y, x = np.nonzero(ids == number)
-                    rows[number].extend([t, score, x.min(), y.min(), x.max(), y.max(), len(x)])
-                image = draw_overlay(image, ids, names)
+                    mask = ids == number
+                    rows[number].extend([t, score, *box_of(mask), np.count_nonzero(mask)])
+                numbers = np.unique(ids[ids > 0]).tolist()
+                image = overlay(image, ((number, ids == number, f"{number} {names[number]}") for number in numbers))
             yield image
 
     write_mp4(drawn(), folder / "overlay.mp4", clip.fps)

@@ -1,0 +1,42 @@
+"""Objects drawn over a picture: one palette and one look for stills and films."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from airl.seg.seeds import box_of
+
+PALETTE = np.array(  # of numbers 1, 2, ...: Okabe & Ito's colours, which the colour-blind tell apart
+    [[0, 158, 115], [230, 159, 0], [86, 180, 233], [213, 94, 0], [204, 121, 167], [240, 228, 66], [0, 114, 178]]
+)
+
+
+def colour_of(number: np.ndarray | int) -> np.ndarray:
+    """The colour of an object's number, from 1: uint8 (..., 3) RGB."""
+    return PALETTE[(np.asarray(number) - 1) % len(PALETTE)].astype(np.uint8)
+
+
+def overlay(image: np.ndarray, objects: Iterable[tuple[int, np.ndarray, str]]) -> np.ndarray:
+    """A copy of a picture with each object tinted, outlined and labelled: uint8 (H, W, 3) RGB.
+
+    objects: number (its colour, see `colour_of`), mask (bool (H, W)) and label of each; empty masks are passed over.
+    """
+    import cv2
+
+    drawn = image.copy()
+    thick = max(1, round(min(image.shape[:2]) / 300))
+    for number, mask, label in objects:
+        if not (box := box_of(mask)):
+            continue
+        x0, y0, x1, y1 = box
+        colour, part = colour_of(number), np.s_[y0 : y1 + 1, x0 : x1 + 1]
+        inside = mask[part]
+        drawn[part][inside] = drawn[part][inside] // 2 + colour // 2
+        outlines, _ = cv2.findContours(
+            inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(x0, y0)
+        )
+        cv2.drawContours(drawn, outlines, -1, colour.tolist(), thick)
+        place, scale = (x0, max(y0 - 2 * thick, 10 * thick)), thick * 0.35
+        for ink, width in (((0, 0, 0), 3 * thick), ((255, 255, 255), thick)):  # white on a dark rim is always legible
+            cv2.putText(drawn, label, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, width)
+    return drawn
