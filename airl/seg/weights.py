@@ -68,19 +68,15 @@ def sam_file(name: str, cache: str | Path | None = None) -> Path:
     path = cache / checkpoint.file
     print(f"downloading {checkpoint.file} ({checkpoint.size / 1e9:.1f} GB) to {cache}")
     try:
-        _download(checkpoint, path)
+        from airl.download import download
+
+        download(checkpoint.urls, path, checkpoint.size, checkpoint.md5)
     except ConnectionError as error:
         raise ConnectionError(
             f"{error}\n{checkpoint.file} is at {checkpoint.urls[0]}; put it in the working folder, {Path.cwd()}, "
             f"or in {cache}"
         ) from error
     return path
-
-
-def _download(checkpoint: Checkpoint, path: Path) -> None:
-    from airl.download import download
-
-    download(checkpoint.urls, path, checkpoint.size, checkpoint.md5)
 
 
 def from_hub(load: Callable[[str], T], name: str) -> T:

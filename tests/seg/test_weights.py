@@ -93,7 +93,8 @@ def test_no_source_serves_it(served):
         weights.sam_file("vit_x", cache)
     message = str(caught.value)
     assert checkpoint.file in message and checkpoint.urls[0] in message and str(cache) in message
-    assert "put it in" in message and not any(cache.iterdir())
+    assert "put it in" in message and f"{len(BODY) - 7:,} bytes are kept" in message
+    assert [path.name for path in cache.iterdir()] == [f".{checkpoint.file}.part"]
 
 
 def test_no_network(served, monkeypatch):

@@ -317,10 +317,10 @@ def test_a_slow_but_steady_source_is_not_stalled(server, impatient, tmp_path, mo
 
 
 def test_a_full_disk_is_not_the_sources_fault(server, tmp_path, monkeypatch):
-    def full(path):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download_module, "atomic_write", full)
+    monkeypatch.setattr(download_module, "_append", full)
     with pytest.raises(OSError, match="No space left"):
         download_module.download([server.url + "/good"], tmp_path / "file", len(CONTENT), MD5)
 
