@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from airl.seg.pipeline import run_lengths
+from airl.seg.result import run_lengths
 
 
 def compressed_run_lengths(mask: np.ndarray) -> str:
