@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     parser.add_argument("prompt", metavar="PROMPT", help='what to look for, such as "a person"')
     parser.add_argument("-o", "--out", required=True, help="folder for the results")
-    known = ", ".join([*weights.SAM, *weights.SAM2])
+    known = ", ".join([*weights.SAM, *weights.SAM2, *weights.SAM3])
     sam_help = f"{known}, a checkpoint's path, or tiny: the embedded models, for drawn shapes (default: vit_h)"
     parser.add_argument("--sam", default="vit_h", help=sam_help)
     parser.add_argument("--recipe", choices=seg.RECIPES, default="assignment", help="default: assignment")

@@ -73,9 +73,13 @@ class TextSegmenter:
     ) -> "TextSegmenter":
         """Load both models, downloading what is not on this machine yet, and print what was chosen.
 
-        sam: see `sam.load_sam`. clipseg: a folder, or a name on the Hub. recipe: one of RECIPES, or a Recipe.
-        device, precision: see `runtime.choose`.
+        sam: see `sam.load_sam`; or "sam3", which needs no CLIPSeg: then this is a `sam3.Sam3Segmenter`. clipseg: a
+        folder, or a name on the Hub. recipe: one of RECIPES, or a Recipe. device, precision: see `runtime.choose`.
         """
+        from airl.seg import sam3
+
+        if sam3.is_sam3(sam):
+            return sam3.Sam3Segmenter.from_pretrained(sam, recipe, device, precision)
         recipe = _recipe(recipe)
         hardware = runtime.choose(device, precision)
         print(f"text to mask: CLIPSeg {clipseg}, SAM {sam}, on {hardware}")

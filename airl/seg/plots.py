@@ -29,16 +29,17 @@ def picture(image: np.ndarray) -> Figure:
 
 def steps(one: Segmentation) -> Figure:
     """Every step of one segmentation, a row each for CLIPSeg, for SAM and for what came out; if nothing was found, the
-    first alone."""
-    rows = 3 if one.found else 1
+    first alone; SAM 3 has no second."""
+    rows = 1 + one.found + bool(one.seeds)
     size = (11, 0.6 + rows * (0.2 + _height(one.image, 11 / 3)))
     figure, axes = plt.subplots(rows, 3, figsize=size, layout="constrained", squeeze=False)
     _show(axes[0, 0], one.image, "picture")
     _heatmap(axes[0, 1], one, "CLIPSeg's heat-map")
     _seeds(axes[0, 2], one, "coarse mask and seed")
     if one.found:
+        _result(axes[-1], one)
+    if one.seeds:
         _candidates(axes[1], one)
-        _result(axes[2], one)
     figure.suptitle(_verdict(one), fontsize=13)
     return figure
 
@@ -190,7 +191,7 @@ def _points(axis: Axes, seed) -> None:
 
 
 def _candidates(axes: Sequence[Axes], one: Segmentation) -> None:
-    if not one.found:
+    if not one.seeds:
         for axis in axes:
             axis.set_axis_off()
         axes[1].text(0.5, 0.5, "nothing to ask SAM about", ha="center", va="center", transform=axes[1].transAxes)

@@ -15,7 +15,7 @@ from airl import images
 from airl.files import atomic_folder
 from airl.seg import draw
 from airl.seg.sam import Candidates
-from airl.seg.seeds import PackedMask, Seed, box_of
+from airl.seg.seeds import PackedMask, Seed, box_of, furthest_inside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,13 +26,13 @@ FILES = ("mask.png", "overlay.jpg", "cutout.png", "result.json")
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """One object: the mask that SAM gave for one seed."""
+    """One object: the mask that SAM gave for one seed, or that SAM 3 found."""
 
     mask: np.ndarray  # bool (H, W), not empty
     box: tuple[int, int, int, int]  # XYXY, the mask's outermost pixels
     score: float  # the IoU that SAM predicts for the mask, about [0, 1]
     area: int  # pixels
-    point: tuple[float, float]  # XY, where the seed is
+    point: tuple[float, float]  # XY, where the seed is; without one, the pixel furthest from the mask's border
 
     def __repr__(self) -> str:
         return f"Instance(box={self.box}, score={self.score:.2f}, area={self.area:,})"
@@ -52,10 +52,10 @@ class Segmentation:
     probabilities: np.ndarray  # float32 (h, w), what CLIPSeg gave
     threshold: float  # heat-map to coarse mask
     floor: float  # what the peak has to reach for the object to count as present
-    peak: float  # the heat-map's highest probability
-    seeds: tuple[Seed, ...]  # none if the prompt's object is not there
-    candidates: tuple[Candidates, ...]  # SAM's masks, for each seed
-    chosen: tuple[int, ...]  # which of them, for each seed
+    peak: float  # the heat-map's highest probability; of SAM 3, its presence score
+    seeds: tuple[Seed, ...]  # none if the prompt's object is not there, or the model takes none (SAM 3)
+    candidates: tuple[Candidates, ...]  # SAM's masks, for each seed or instance
+    chosen: tuple[int, ...]  # which of them, for each
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,7 +65,7 @@ class Segmentation:
     @property
     def found(self) -> bool:
         """Presence: whether what the prompt asks for is there at all; if not, the mask is empty."""
-        return bool(self.seeds)
+        return bool(self.candidates)
 
     @property
     def heatmap(self) -> np.ndarray:
@@ -93,11 +93,13 @@ class Segmentation:
     def instances(self) -> list[Instance]:
         """The chosen mask of each seed by itself, the largest first; one that is empty is left out."""
         instances = []
-        for seed, candidates, i in zip(self.seeds, self.candidates, self.chosen, strict=True):
+        seeds = self.seeds or [None] * len(self.candidates)
+        for seed, candidates, i in zip(seeds, self.candidates, self.chosen, strict=True):
             mask = candidates.mask(i)
             if box := box_of(mask):
                 score, area = float(candidates.scores[i]), int(np.count_nonzero(mask))
-                instances.append(Instance(mask, box, score, area, tuple(seed.point.tolist())))
+                point = seed.point if seed else furthest_inside(mask)
+                instances.append(Instance(mask, box, score, area, tuple(point.tolist())))
         return sorted(instances, key=lambda instance: -instance.area)
 
     @property
@@ -133,8 +135,8 @@ class Segmentation:
 
     def __repr__(self) -> str:
         H, W = self.size
-        verdict = f"score {self.score:.2f}, {len(self.seeds)} seed(s)" if self.found else f"below {self.floor:.2f}"
-        found = "found" if self.found else "not there"
+        score = f"score {self.score:.2f}, {len(self.candidates)} instance(s)"
+        found, verdict = ("found", score) if self.found else ("not there", f"below {self.floor:.2f}")
         return f"<Segmentation {self.prompt!r}: {found}, peak {self.peak:.2f}, {verdict}, {W} x {H} pixels>"
 
     def _repr_png_(self) -> bytes:
@@ -178,7 +180,7 @@ class Segmentation:
                     "scores": candidates.scores.tolist(),
                     "chosen": int(chosen),
                 }
-                for seed, candidates, chosen in zip(self.seeds, self.candidates, self.chosen, strict=True)
+                for seed, candidates, chosen in zip(self.seeds, self.candidates, self.chosen, strict=False)
             ],
             "segmentation": {"size": list(self.size), "counts": run_lengths(mask)},
         }

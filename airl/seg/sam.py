@@ -268,6 +268,6 @@ def load_sam(name: str | Path, runtime: Runtime | None = None) -> Segmenter:
 
         return SegmentAnything2.from_pretrained(weights.SAM2.get(name, str(Path(name).expanduser())), runtime)
     if not Path(name).suffix:
-        known = ", ".join([*weights.SAM, *weights.SAM2])
+        known = ", ".join([*weights.SAM, *weights.SAM2, *weights.SAM3])
         raise ValueError(f"unknown SAM {name!r}; choose one of {known}, or give a checkpoint's path")
     return SegmentAnything(read_sam(name), runtime)

@@ -127,7 +127,7 @@ def _center_of_mass(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray,
 
 
 def _interior(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(_furthest_inside(mask), mask)]
+    return [(furthest_inside(mask), mask)]
 
 
 def _components(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -138,7 +138,7 @@ def _components(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.
     order = 1 + np.argsort(-areas, kind="stable")
     kept = [order[0]] + [i for i in order[1:] if areas[i - 1] >= min_area * mask.size]
     regions = (labels == i for i in kept)
-    return [(_furthest_inside(region), region) for region in regions]
+    return [(furthest_inside(region), region) for region in regions]
 
 
 Strategy = Callable[[np.ndarray, float], list[tuple[np.ndarray, np.ndarray]]]
@@ -157,7 +157,8 @@ def _depth(mask: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
 
 
-def _furthest_inside(mask: np.ndarray) -> np.ndarray:
+def furthest_inside(mask: np.ndarray) -> np.ndarray:
+    """XY of the pixel of a mask, not empty, that is furthest from its border: float64 (2,)."""
     x0, y0, x1, y1 = box_of(mask)
     depth = _depth(mask[y0 : y1 + 1, x0 : x1 + 1])
     y, x = np.unravel_index(depth.argmax(), depth.shape)

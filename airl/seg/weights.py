@@ -44,6 +44,9 @@ SAM2: dict[str, str] = {
     "sam2.1-hiera-large": "facebook/sam2.1-hiera-large",
 }
 
+# SAM 3 is a third family: from a text it finds instances by itself. Its weights are gated.
+SAM3: dict[str, str] = {"sam3": "facebook/sam3"}
+
 CLIPSEG = "CIDAS/clipseg-rd64-refined"
 
 

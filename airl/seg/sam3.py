@@ -1,0 +1,128 @@
+"""From text straight to instances by SAM 3, a third family of models, behind the same call and with the same results.
+
+    segmenter = TextSegmenter.from_pretrained("sam3")
+    one = segmenter("photo.jpg", "a person")
+
+SAM 3 finds every instance of what a text says by itself: there is no CLIPSeg, and there are no seeds.
+
+Carion et al. 2025, SAM 3: Segment Anything with Concepts, https://arxiv.org/abs/2511.16719; transformers' `Sam3Model`.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from airl import images
+from airl.runtime import Runtime, choose
+from airl.seg import weights
+from airl.seg.clipseg import check_prompts
+from airl.seg.pipeline import Recipe, TextSegmenter
+from airl.seg.result import Segmentation
+from airl.seg.sam import Candidates
+
+GATED = "SAM 3's weights are gated: ask for them at https://huggingface.co/facebook/sam3, then run `hf auth login`."
+
+
+def is_sam3(name: str | Path) -> bool:
+    """Whether this is the name of a SAM 3, or a folder that holds one as transformers saves it."""
+    try:
+        config = json.loads((Path(name).expanduser() / "config.json").read_text())
+        return str(config.get("model_type")).startswith("sam3")  # the released folder says "sam3_video": it holds both
+    except (OSError, ValueError, AttributeError):
+        return str(name) in weights.SAM3
+
+
+class Sam3Segmenter(TextSegmenter):
+    """SAM 3 with its processor.
+
+    Of a recipe, `threshold` is the least score of an instance, and the heat-map's for the coarse mask; `floor` is the
+    least presence score. The other fields are about CLIPSeg, seeds and the choice of a mask, and do nothing here.
+    """
+
+    def __init__(self, model, processor, recipe: str | Recipe = "assignment", runtime: Runtime | None = None):
+        """model: a Sam3Model. processor: its Sam3Processor."""
+        super().__init__(None, None, recipe)
+        self.runtime = runtime or choose()
+        self.model = model.eval().requires_grad_(False).to(self.runtime.device)
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        sam: str | Path = "sam3",
+        recipe: str | Recipe = "assignment",
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> "Sam3Segmenter":
+        """Load "sam3", downloading it if it is not on this machine yet, or a folder that transformers saved.
+
+        Raises ImportError for a transformers that has no SAM 3, ConnectionError where the weights cannot be had.
+        """
+        try:
+            from transformers import Sam3Model, Sam3Processor
+        except ImportError as error:
+            raise ImportError("SAM 3 is in transformers from 5.0 on: pip install -U transformers") from error
+        runtime = choose(device, precision)
+        print(f"text to mask: SAM 3 {sam}, on {runtime}")
+        name = weights.SAM3.get(str(sam), str(Path(sam).expanduser()))
+        try:
+            processor = weights.from_hub(Sam3Processor.from_pretrained, name)
+            model = weights.from_hub(partial(Sam3Model.from_pretrained, dtype=torch.float32), name)
+        except ConnectionError as error:
+            raise ConnectionError(f"{error}\n{GATED}") from error
+        return cls(model, processor, recipe, runtime)
+
+    @torch.no_grad()
+    def set_image(self, picture: images.Picture) -> None:
+        self.image = None
+        image = images.load(picture)
+        pixels = self.processor(images=np.array(image), input_data_format="channels_last", return_tensors="pt")
+        with self.runtime.autocast():
+            self.features = self.model.get_vision_features(pixels["pixel_values"].to(self.runtime.device))
+        self.image = image
+
+    def segment(self, prompt: str | Iterable[str], **changes) -> Segmentation | list[Segmentation]:
+        if self.image is None:
+            raise RuntimeError("no picture to segment: call set_image before segment")
+        recipe = replace(self.recipe, **changes)
+        many = [self._find(one, recipe) for one in check_prompts(prompt)]
+        return many[0] if isinstance(prompt, str) else many
+
+    @torch.no_grad()
+    def _find(self, prompt: str, recipe: Recipe) -> Segmentation:
+        tokens = self.processor.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=32,
+            truncation=True,
+            return_tensors="pt",  # as its processor does
+        ).to(self.runtime.device)
+        with self.runtime.autocast():
+            out = self.model(
+                vision_embeds=self.features, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            )
+        presence = float(out.presence_logits.float().sigmoid())
+        scores = out.pred_logits[0].float().sigmoid() * presence  # (queries,)
+        kept = torch.nonzero(scores > recipe.threshold)[:, 0] if presence >= recipe.floor else []
+        enlarge = partial(images.enlarge, size=self.image.shape[:2])
+        # Probabilities are enlarged, not logits, as SAM 3's processor does; above 0 is inside here.
+        masks = (out.pred_masks[0, kept].float().sigmoid() - 0.5).cpu().numpy()  # (N, h, w)
+        return Segmentation(
+            image=self.image,
+            prompt=prompt,
+            probabilities=out.semantic_seg[0, 0].float().sigmoid().cpu().numpy(),
+            threshold=recipe.threshold,
+            floor=recipe.floor,
+            peak=presence,
+            seeds=(),
+            candidates=tuple(
+                Candidates(mask[None], scores[i][None].cpu().numpy(), enlarge)
+                for mask, i in zip(masks, kept, strict=True)
+            ),
+            chosen=(0,) * len(kept),
+        )

@@ -1,0 +1,153 @@
+"""Oracle: transformers' own processor, which prepares the picture and the text and reads SAM 3's answer."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from airl import runtime, seg
+from airl.scenes import shapes
+from airl.seg import plots, weights
+from airl.seg.sam3 import Sam3Segmenter
+
+transformers = pytest.importorskip("transformers")
+if not hasattr(transformers, "Sam3Model"):
+    pytest.skip("this transformers has no SAM 3", allow_module_level=True)
+
+PROMPTS = ["a red circle", "a blue star", "the photo of a star"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_tokenizer):
+    from transformers import Sam3Config, Sam3Model
+
+    torch.manual_seed(0)
+    small = dict(hidden_size=32, num_attention_heads=2)
+    layers = dict(intermediate_size=32, num_layers=1)
+    vit = dict(intermediate_size=48, num_hidden_layers=2, image_size=56, window_size=2, global_attn_indexes=[1])
+    text = dict(intermediate_size=48, num_hidden_layers=2, projection_dim=16, max_position_embeddings=32)
+    tokens = dict(vocab_size=len(tiny_tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=3)
+    config = Sam3Config(
+        vision_config=dict(
+            backbone_config=dict(model_type="sam3_vit_model", pretrain_image_size=56, **small, **vit),
+            fpn_hidden_size=32,
+            backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+        ),
+        text_config=dict(model_type="clip_text_model", **small, **text, **tokens),
+        geometry_encoder_config=dict(**small, **layers),
+        detr_encoder_config=dict(**small, **layers),
+        detr_decoder_config=dict(num_queries=10, **small, **layers),
+        mask_decoder_config=small,
+    )
+    model = Sam3Model(config).eval()
+    with torch.no_grad():  # let queries and prompts differ, and masks have pixels inside and outside
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and ("text" in name or "decoder" in name or "scoring" in name):
+                parameter.mul_(4)
+    return model
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_tokenizer):
+    from transformers import Sam3ImageProcessor, Sam3Processor
+
+    return Sam3Processor(Sam3ImageProcessor(size={"height": 56, "width": 56}), tiny_tokenizer)
+
+
+@pytest.fixture
+def segmenter(model, processor, cpu):
+    return Sam3Segmenter(model, processor, runtime=cpu)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return shapes.scene(5, (48, 64), "several").image
+
+
+def by_processor(model, processor, image, prompt, threshold):
+    inputs = processor(images=image, text=prompt, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**{name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")})
+    size = [image.shape[:2]]
+    (instances,) = processor.post_process_instance_segmentation(out, threshold, 0.5, size)
+    (semantic,) = processor.image_processor.post_process_semantic_segmentation(
+        out, size, return_segmentation_scores=True
+    )
+    return instances, semantic["segmentation_scores"][0].numpy(), float(out.presence_logits.sigmoid())
+
+
+def test_the_same_as_its_own_processor(segmenter, model, processor, image):
+    counts = []
+    for one in segmenter(image, PROMPTS, threshold=0.2, floor=0.0):
+        instances, heatmap, presence = by_processor(model, processor, image, one.prompt, 0.2)
+        # OpenCV's enlarging differs from torch's by up to 1e-4; rounding decides on a pixel or two at a mask's border
+        np.testing.assert_allclose(one.heatmap, heatmap, atol=2e-4)
+        assert (one.coarse != (heatmap > 0.2)).mean() < 2e-3
+        assert one.peak == pytest.approx(presence, abs=1e-5)
+        np.testing.assert_allclose([c.scores[0] for c in one.candidates], instances["scores"], atol=1e-5)
+        for candidates, mask in zip(one.candidates, instances["masks"].bool().numpy(), strict=True):
+            assert (candidates.mask(0) != mask).mean() < 2e-3
+        assert 0 < one.mask.mean() < 1 and one.seeds == ()
+        areas = [instance.area for instance in one.instances]
+        assert areas == sorted(areas, reverse=True) and (np.any([i.mask for i in one.instances], 0) == one.mask).all()
+        for instance in one.instances:
+            x, y = np.array(instance.point).astype(int)
+            assert instance.mask[y, x]
+        counts.append(len(one.candidates))
+    assert max(counts) > 1
+
+
+def test_presence(segmenter, image):
+    (one,) = segmenter(image, PROMPTS[:1], threshold=0.0, floor=0.0)
+    assert one.found and len(one.candidates) == 10
+    below, above = (segmenter.segment(PROMPTS[0], threshold=0.0, floor=one.peak + d) for d in (-1e-6, 1e-3))
+    assert below.found and not above.found and not above.mask.any() and above.instances == []
+    assert not segmenter.segment(PROMPTS[0], threshold=0.9, floor=0.0).found
+
+
+def test_looks_once(segmenter, image, monkeypatch):
+    looks = []
+    look = segmenter.model.get_vision_features
+    monkeypatch.setattr(segmenter.model, "get_vision_features", lambda pixels: looks.append(1) or look(pixels))
+    many = segmenter(image, PROMPTS)
+    again = segmenter.segment(PROMPTS[1])
+    assert looks == [1] and (again.heatmap == many[1].heatmap).all()
+    assert (many[0].heatmap != many[1].heatmap).any(), "the prompt does not matter"
+
+
+def test_results_are_used_like_any_other(segmenter, image, tmp_path):
+    one = segmenter(image, PROMPTS[0], threshold=0.2, floor=0.0)
+    result = json.loads((one.save(tmp_path / "out") / "result.json").read_text())
+    assert len(result["instances"]) == len(one.instances) and result["seeds"] == []
+    assert len(plots.steps(one).axes) >= 6 and one._repr_png_()
+    segmenter.segment("a star", seeding="interior", box=True)
+    with pytest.raises(ValueError, match="empty"):
+        segmenter.segment(" ")
+    segmenter.segment("a " * 50 + "star")  # longer than SAM 3 reads
+    with pytest.raises(FileNotFoundError):
+        segmenter("no.jpg", "a star")
+    with pytest.raises(RuntimeError, match="set_image"):
+        segmenter.segment("a star")
+
+
+def test_from_pretrained(segmenter, model, processor, image, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded = seg.TextSegmenter.from_pretrained(tmp_path, device="cpu", precision="fp32")
+    assert isinstance(loaded, Sam3Segmenter)
+    one, two = (s(image, PROMPTS[0], threshold=0.2, floor=0.0) for s in (segmenter, loaded))
+    assert (one.mask == two.mask).all() and one.peak == two.peak
+
+    def refused(load, name):
+        raise ConnectionError(f"cannot get {name}")
+
+    monkeypatch.setattr(weights, "from_hub", refused)
+    with pytest.raises(ConnectionError, match="(?s)facebook/sam3.*gated.*huggingface.co/facebook/sam3.*hf auth login"):
+        seg.TextSegmenter.from_pretrained("sam3", device="cpu")
+
+
+def test_half_precision(model, processor, image, segmenter):
+    half = Sam3Segmenter(model, processor, runtime=runtime.Runtime(torch.device("cpu"), "bf16"))
+    a, b = (s(image, PROMPTS[0], threshold=0.2, floor=0.0) for s in (segmenter, half))
+    assert b.heatmap.dtype == np.float32 and 0 < np.abs(a.heatmap - b.heatmap).mean() < 0.05  # bf16 keeps 8 bits
