@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from airl.files import atomic_folder, atomic_write
+from airl.files import atomic_folder, atomic_write, slug
 
 
 def test_a_whole_file_replaces_the_old_one(tmp_path):
@@ -41,3 +41,11 @@ def test_a_folders_files_are_replaced_and_others_stay(tmp_path):
         (temporary / "changed").write_text("new")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"kept": "kept", "changed": "new"}
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_slugs():
+    assert slug("A person, with_a tie!") == "a-person-with-a-tie" and slug("  ?! ") == ""
+    assert slug("ein Käse") == "ein-käse" and slug("x" * 60) == "x" * 60
+    a, b = slug("many words " * 30 + "a"), slug("many words " * 30 + "b")
+    assert a != b and max(len(a), len(b)) <= 60 and a.startswith("many-words-many-words")
+    assert len(slug("狗" * 300).encode()) <= 60 and slug("狗" * 300).startswith("狗狗")

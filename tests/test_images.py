@@ -1,12 +1,17 @@
 """Oracle: Pillow's own conversions, where they are right, and values worked out by hand where they are not."""
 
+import functools
+import http.server
 import io
 import struct
+import sys
+import threading
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from airl import images
@@ -28,9 +33,67 @@ def test_every_way_to_hand_over_a_picture(picture, tmp_path):
     file = tmp_path / "a picture.png"
     image = Image.fromarray(picture)
     image.save(file)
-    for source in (file, str(file), file.read_bytes(), image, picture):
+    tensor = torch.from_numpy(picture)
+    sources = [file, str(file), file.read_bytes(), image, picture, io.BytesIO(file.read_bytes())]
+    sources += [tensor, tensor.permute(2, 0, 1), tensor.permute(2, 0, 1).float().requires_grad_() / 255]
+    for source in sources:
         loaded = images.load(source)
         assert loaded.dtype == np.uint8 and (loaded == picture).all()
+    with open(file, "rb") as opened:
+        assert (images.load(opened) == picture).all()
+    with open(__file__) as text, pytest.raises(TypeError, match="mode 'rb'"):
+        images.load(text)
+
+
+def test_what_is_done_to_an_array_later_does_not_matter(picture):
+    source = picture.copy()
+    loaded = images.load(source)
+    source[:] = 0
+    assert (loaded == picture).all()
+
+
+def test_from_the_web(picture, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert (images.load(f"{address}/a.png") == picture).all()
+            with pytest.raises(ConnectionError, match="b.png cannot be read: .*404.*give its path"):
+                images.load(f"{address}/b.png")
+            monkeypatch.setattr(images, "MAX_BYTES", 100)
+            with pytest.raises(ValueError, match="a.png holds more than"):
+                images.load(f"{address}/a.png")
+        finally:
+            server.shutdown()
+            thread.join()
+    with pytest.raises(ConnectionError, match="a.png cannot be read"):
+        images.load(f"{address}/a.png")
+
+
+def test_heic_is_read_if_its_package_is_there(picture, tmp_path, monkeypatch):
+    file = tmp_path / "photo.HEIC"
+    file.write_bytes(b"\0\0\0\x18ftypheic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImportError, match="photo.HEIC.*pip install pillow-heif"):
+        images.load(file)
+    monkeypatch.undo()
+    pillow_heif = pytest.importorskip("pillow_heif")
+    smooth = np.full((64, 48, 3), (200, 40, 90), np.uint8)
+    pillow_heif.from_pillow(Image.fromarray(smooth)).save(file)
+    for source in (file, file.read_bytes()):
+        assert np.abs(images.load(source).astype(int) - smooth).max() <= 3  # it is a lossy format
+
+
+@pytest.mark.parametrize("size", [(200, 300), (20, 30), (7, 500), (1, 1), (44, 88)])
+def test_enlarging_is_torchs_interpolation(size):
+    values = np.random.default_rng(0).random((44, 44), np.float32)
+    theirs = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], size, mode="bilinear")[0, 0]
+    np.testing.assert_allclose(images.enlarge(values, size), theirs, atol=1e-4)  # OpenCV's weights are coarser
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -85,6 +148,11 @@ def test_16_bits_are_scaled_not_clipped():
     assert (images.load(encoded(Image.fromarray(values), "TIFF")) == expected[..., None]).all()
 
 
+def test_float_tiff_in_the_unit_interval():
+    values = np.float32([[0, 0.5, 1]])
+    assert images.load(encoded(Image.fromarray(values), "TIFF")).tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+
+
 def test_arrays_of_other_types():
     assert images.load(np.array([[True, False]])).tolist() == [[[255] * 3, [0] * 3]]
     assert images.load(np.array([[[0.0, 0.5, 1.0]]])).tolist() == [[[0, 128, 255]]]
@@ -121,8 +189,10 @@ def test_bad_files(picture, tmp_path):
         images.load(tmp_path / "notes.png")
     with pytest.raises(ValueError, match="0 bytes"):
         images.load(b"")
-    with pytest.raises(ValueError, match="not a picture"):
+    with pytest.raises(ValueError, match=f"{tmp_path} is a folder.*files in it"):
         images.load(tmp_path)
+    with pytest.raises(ValueError, match="path is empty"):
+        images.load("")
     with pytest.raises(TypeError, match="int"):
         images.load(3)
     for suffix in ("jpg", "png"):
@@ -131,8 +201,12 @@ def test_bad_files(picture, tmp_path):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         with pytest.raises(ValueError, match=f"cut.{suffix} is damaged or truncated"):
             images.load(file)
-    with pytest.raises(ValueError, match="32-bit"):
+    with pytest.raises(ValueError, match=r"32-bit values in \[70000, 70000\], not in \[0, 65535\]"):
         images.load(Image.fromarray(np.full((2, 2), 70000, np.int32)))
+    with pytest.raises(ValueError, match=r"32-bit values in \[0, 1.5\], not in \[0, 1\]"):
+        images.load(Image.fromarray(np.float32([[0, 1.5]])))
+    with pytest.raises(ValueError, match="nan"):
+        images.load(Image.fromarray(np.float32([[0, np.nan]])))
 
 
 def png_header(width, height):

@@ -19,6 +19,7 @@ from torch import Tensor
 from airl import images
 from airl.runtime import Runtime, choose
 from airl.seg import weights
+from airl.seg.precision import compute
 
 CHUNK = 32  # prompts that are decoded at once
 
@@ -85,8 +86,9 @@ class ClipSeg:
     @torch.no_grad()
     def set_image(self, image: np.ndarray) -> None:
         """Look at a picture, uint8 (H, W, 3) RGB, so that `predict` need not."""
-        with self.runtime.autocast():
-            self.activations = self.look(self.pixels(image).to(self.runtime.device))
+        self.image_size = None  # should this fail, no older picture is taken for this one
+        pixels = self.pixels(image).to(self.runtime.device)
+        self.activations = compute("CLIPSeg's vision tower", self.runtime, lambda: self.look(pixels))
         self.image_size = image.shape[:2]
 
     @torch.no_grad()
@@ -105,10 +107,12 @@ class ClipSeg:
         if not prompts:
             return np.empty((0, *self.size), np.float32)
         phrases = [template.replace("{}", prompt) for prompt in prompts for template in templates]
-        with self.runtime.autocast():
+
+        def forward() -> list[Tensor]:
             embeddings = self.embed(phrases).unflatten(0, (len(prompts), len(templates))).mean(1)
-            parts = [self.decode(self.activations, part).float().sigmoid() for part in embeddings.split(CHUNK)]
-        return torch.cat(parts).cpu().numpy()
+            return [self.decode(self.activations, part).float().sigmoid() for part in embeddings.split(CHUNK)]
+
+        return torch.cat(list(compute("CLIPSeg's decoder", self.runtime, forward))).cpu().numpy()
 
     def predict(self, prompts: Iterable[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
         """Heat-maps, float32 (P, H, W): `probabilities`, enlarged bilinearly to the size of the picture set."""

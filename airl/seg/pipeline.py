@@ -6,18 +6,20 @@
     one.save("out/")
 """
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 
 from airl import images, runtime
 from airl.seg import weights
-from airl.seg.clipseg import ClipSeg, check_prompts
+from airl.seg.clipseg import ClipSeg, check_prompts, check_templates
 from airl.seg.result import Segmentation
 from airl.seg.sam import CHOICES, Segmenter, load_sam
-from airl.seg.seeds import make_seeds
+from airl.seg.seeds import STRATEGIES, make_seeds
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,20 @@ class Recipe:
     templates: tuple[str, ...] = ("{}",)  # phrasings over which CLIPSeg's embedding of the prompt is averaged
 
     def __post_init__(self):
-        if self.choice not in CHOICES:
-            raise ValueError(f"unknown choice {self.choice!r}; choose one of {', '.join(CHOICES)}")
+        """Raises ValueError, which names the field, for a value that is not as above."""
+        for name, values in (("seeding", tuple(STRATEGIES)), ("choice", CHOICES)):
+            if getattr(self, name) not in values:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(values)}")
+        for name in ("threshold", "floor", "min_area"):
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 <= value <= 1):  # false for NaN too
+                raise ValueError(f"{name} is {value!r}; expected a number in [0, 1]")
+        for name in ("box", "mask_prompt"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False")
+        if not isinstance(self.negatives, Integral) or self.negatives < 0:
+            raise ValueError(f"negatives is {self.negatives!r}; expected a whole number of points, 0 or more")
+        object.__setattr__(self, "templates", check_templates(self.templates))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -52,7 +66,8 @@ class TextSegmenter:
     """CLIPSeg and a SAM, joined by a recipe.
 
     Call it with a picture and a prompt, or call `set_image` once and `segment` many times: both models look at a
-    picture once, however many prompts and recipes are tried on it.
+    picture once, however many prompts and recipes are tried on it. Threads may share one and call it, in turns; a
+    picture set by one thread is every thread's.
     """
 
     def __init__(self, clipseg: ClipSeg, sam: Segmenter, recipe: str | Recipe = "assignment"):
@@ -61,6 +76,7 @@ class TextSegmenter:
         self.recipe = _recipe(recipe)
         self.image: np.ndarray | None = None  # uint8 (H, W, 3) RGB
         self._sam_has_image = False
+        self._lock = threading.RLock()
 
     @classmethod
     def from_pretrained(
@@ -109,28 +125,31 @@ class TextSegmenter:
         self, picture: images.Picture, prompt: str | Iterable[str], **changes
     ) -> Segmentation | list[Segmentation]:
         """`set_image` and `segment` in one."""
-        self.set_image(picture)
-        return self.segment(prompt, **changes)
+        with self._lock:
+            self.set_image(picture)
+            return self.segment(prompt, **changes)
 
     def set_image(self, picture: images.Picture) -> None:
         """Look at a picture (see `images.load`), so that `segment` need not."""
-        self.image = None  # should loading fail, no older picture is taken for this one
-        image = images.load(picture)
-        self.clipseg.set_image(image)
-        self.image = image
-        self._sam_has_image = False  # SAM's look is the dear one; it waits until there is something to segment
+        with self._lock:
+            self.image = None  # should loading fail, no older picture is taken for this one
+            image = images.load(picture)
+            self.clipseg.set_image(image)
+            self.image = image
+            self._sam_has_image = False  # SAM's look is the dear one; it waits until there is something to segment
 
     def segment(self, prompt: str | Iterable[str], **changes) -> Segmentation | list[Segmentation]:
         """Segment the picture set by a prompt, or by each of several (then the answer is a list).
 
         changes: fields of `Recipe` that differ for this call. Raises RuntimeError before `set_image`.
         """
-        if self.image is None:
-            raise RuntimeError("no picture to segment: call set_image before segment")
         recipe = replace(self.recipe, **changes)
         prompts = check_prompts(prompt)
-        maps = self.clipseg.probabilities(prompts, recipe.templates)
-        many = [self._segment(one, probabilities, recipe) for one, probabilities in zip(prompts, maps, strict=True)]
+        with self._lock:
+            if self.image is None:
+                raise RuntimeError("no picture to segment: call set_image before segment")
+            maps = self.clipseg.probabilities(prompts, recipe.templates)
+            many = [self._segment(one, probabilities, recipe) for one, probabilities in zip(prompts, maps, strict=True)]
         return many[0] if isinstance(prompt, str) else many
 
     def _segment(self, prompt: str, probabilities: np.ndarray, recipe: Recipe) -> Segmentation:
@@ -174,6 +193,6 @@ def _logits(heatmap: np.ndarray, region: np.ndarray) -> np.ndarray:
 def _recipe(recipe: str | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}; choose one of {', '.join(RECIPES)}, or pass a Recipe")
     return RECIPES[recipe]

@@ -25,6 +25,7 @@ from airl.files import atomic_write
 from airl.runtime import Runtime, choose
 from airl.seg import weights
 from airl.seg.metrics import iou
+from airl.seg.precision import check_finite, compute
 from airl.seg.seeds import Seed
 
 CHOICES = ("score", "agreement", "both")
@@ -191,14 +192,20 @@ class SegmentAnything:
 
     @torch.no_grad()
     def set_image(self, image: np.ndarray) -> None:
-        self.image_size = image.shape[:2]
+        self.image_size = None  # should this fail, no older picture is taken for this one
+        size = image.shape[:2]
         # Resized to the model's longer side, the shorter one of a very long picture would have no pixel left.
-        shortest = -(-max(self.image_size) // self.predictor.model.image_encoder.img_size)
-        missing = [(0, max(0, shortest - side)) for side in self.image_size]
+        shortest = -(-max(size) // self.predictor.model.image_encoder.img_size)
+        missing = [(0, max(0, shortest - side)) for side in size]
         image = np.pad(image, [*missing, (0, 0)], mode="edge") if any(map(any, missing)) else image
-        with self.runtime.autocast():
+
+        def forward() -> list[Tensor]:
             self.predictor.set_image(image)
-        self.predictor.features = self.predictor.features.float()  # the decoder is light and stays in fp32
+            return [self.predictor.features]
+
+        (features,) = compute("SAM's image encoder", self.runtime, forward)
+        self.predictor.features = features.float()  # the decoder is light and stays in fp32
+        self.image_size = size
 
     @torch.no_grad()
     def predict(self, seed: Seed, mask_prompt: np.ndarray | None = None) -> Candidates:
@@ -219,12 +226,15 @@ class SegmentAnything:
             boxes=None if box is None else tensor(box),
             masks=None if mask_prompt is None else tensor(self._low_resolution(mask_prompt)),
         )
-        logits, scores = sam.mask_decoder(
-            image_embeddings=predictor.features,
-            image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
+        logits, scores = check_finite(
+            "SAM's mask decoder",
+            sam.mask_decoder(
+                image_embeddings=predictor.features,
+                image_pe=sam.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+            ),
         )
         enlarge = partial(
             _enlarge,

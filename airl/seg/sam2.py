@@ -13,6 +13,7 @@ from torch import Tensor
 from airl import images
 from airl.runtime import Runtime, choose
 from airl.seg import weights
+from airl.seg.precision import check_finite, compute
 from airl.seg.sam import Candidates
 from airl.seg.seeds import Seed
 
@@ -39,9 +40,9 @@ class SegmentAnything2:
 
     @torch.no_grad()
     def set_image(self, image: np.ndarray) -> None:
-        with self.runtime.autocast():
-            pixels = images.model_input(image, (self.side, self.side))
-            features = self.model.get_image_embeddings(pixels.to(self.runtime.device))
+        self.image_size = None  # should this fail, no older picture is taken for this one
+        pixels = images.model_input(image, (self.side, self.side)).to(self.runtime.device)
+        features = compute("SAM 2's image encoder", self.runtime, lambda: self.model.get_image_embeddings(pixels))
         self.features = [level.float() for level in features]  # the decoder is light and stays in fp32
         self.image_size = image.shape[:2]
 
@@ -63,5 +64,5 @@ class SegmentAnything2:
             input_masks=None if mask_prompt is None else tensor(mask_prompt)[None, None],
             multimask_output=True,
         )
-        logits, scores = (values[0, 0].float().cpu().numpy() for values in (out.pred_masks, out.iou_scores))
-        return Candidates(logits, scores, partial(images.enlarge, size=(H, W)))
+        logits, scores = check_finite("SAM 2's mask decoder", [out.pred_masks[0, 0], out.iou_scores[0, 0]])
+        return Candidates(logits.cpu().numpy(), scores.cpu().numpy(), partial(images.enlarge, size=(H, W)))

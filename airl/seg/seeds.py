@@ -137,8 +137,14 @@ def _components(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.
     areas = stats[1:, cv2.CC_STAT_AREA]  # 0 is the background
     order = 1 + np.argsort(-areas, kind="stable")
     kept = [order[0]] + [i for i in order[1:] if areas[i - 1] >= min_area * mask.size]
-    regions = (labels == i for i in kept)
-    return [(furthest_inside(region), region) for region in regions]
+    found = []
+    for i in kept:
+        x, y, w, h = stats[i, :4]
+        part = np.s_[y : y + h, x : x + w]
+        region = np.zeros_like(mask)
+        region[part] = labels[part] == i
+        found.append((furthest_inside(region), region))
+    return found
 
 
 Strategy = Callable[[np.ndarray, float], list[tuple[np.ndarray, np.ndarray]]]

@@ -1,8 +1,10 @@
 """Oracles: Pillow reads what was saved, segment-anything's run lengths, and scenes whose truth is known."""
 
+import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,14 +192,176 @@ def test_misuse(ideal, scene, tmp_path):
         ideal.segment(["a star"])
     with pytest.raises(FileNotFoundError, match="no.jpg"):
         ideal("no.jpg", "a star")
+    ideal.set_image(scene.image)
+    with pytest.raises(FileNotFoundError):
+        ideal.set_image("no.jpg")
     with pytest.raises(RuntimeError):  # a picture that failed to load leaves none behind
         ideal.segment(["a star"])
     with pytest.raises(ValueError, match="unknown recipe 'worst'.*assignment, best"):
         TextSegmenter.from_pretrained(recipe="worst")
-    with pytest.raises(ValueError, match="'luck'.*score, agreement, both"):
-        ideal(scene.image, "a star", choice="luck")
+    with pytest.raises(ValueError, match="unknown recipe {'box': True}"):
+        TextSegmenter.from_pretrained(recipe={"box": True})
+    for wrong in ("", " ", ["a star", ""], [3]):
+        with pytest.raises(ValueError, match="a prompt is"):
+            ideal(scene.image, wrong)
     with pytest.raises(TypeError, match="sharpness"):
         ideal(scene.image, "a star", sharpness=3)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"seeding": "luck"}, "seeding 'luck'.*center_of_mass, interior, components"),
+        ({"choice": "luck"}, "choice 'luck'.*score, agreement, both"),
+        ({"threshold": float("nan")}, r"threshold is nan; expected a number in \[0, 1\]"),
+        ({"threshold": 2}, "threshold is 2"),
+        ({"threshold": "0.5"}, "threshold is '0.5'"),
+        ({"floor": float("nan")}, "floor is nan"),
+        ({"floor": -0.1}, "floor is -0.1"),
+        ({"min_area": -1}, "min_area is -1"),
+        ({"negatives": 2.5}, "negatives is 2.5"),
+        ({"negatives": -1}, "negatives is -1"),
+        ({"box": "yes"}, "box is 'yes'; expected True or False"),
+        ({"mask_prompt": 1}, "mask_prompt is 1"),
+        ({"templates": "a photo of {}"}, r"templates are several texts.*got 'a photo of \{\}'"),
+        ({"templates": ["a photo"]}, r"got \['a photo'\]"),
+        ({"templates": ()}, r"got \(\)"),
+    ],
+)
+def test_a_recipe_is_checked_when_it_is_made(ideal, scene, changes, says):
+    with pytest.raises(ValueError, match=says):
+        Recipe(**changes)
+    with pytest.raises(ValueError, match=says):
+        ideal(scene.image, "a star", **changes)
+
+
+def test_recipe_takes_the_limits():
+    Recipe(threshold=0, floor=1, min_area=np.float32(0), negatives=np.int64(2), templates=["{}"])
+    assert Recipe(templates=["{}"]).templates == ("{}",)
+
+
+def test_a_prompt_is_no_list_of_letters(tiny, scene):
+    one = tiny(scene.image, "star")
+    again = tiny.segment("star")
+    assert one.prompt == again.prompt == "star" and (one.heatmap == again.heatmap).all()
+    several = tiny.segment(word for word in ("star", "circle"))
+    assert [each.prompt for each in several] == ["star", "circle"]
+    np.testing.assert_allclose(several[0].heatmap, one.heatmap, atol=1e-5)
+
+
+def test_a_picture_changed_between_the_calls_is_not_seen(tiny, scene):
+    picture = scene.image.copy()
+    expected = tiny(picture, "a star", threshold=0.1, floor=0.1)
+    tiny.set_image(picture)
+    picture[:] = 0
+    one = tiny.segment("a star", threshold=0.1, floor=0.1)
+    assert expected.found and (one.mask == expected.mask).all() and (one.image == scene.image).all()
+
+
+def test_threads_share_a_segmenter(tiny):
+    pictures = [shapes.scene(number, (48, 64)).image for number in range(12)]
+    expected = [tiny(picture, "a star", threshold=0.1, floor=0.1) for picture in pictures]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda picture: tiny(picture, "a star", threshold=0.1, floor=0.1), pictures))
+    finally:
+        sys.setswitchinterval(switch)
+    for one, other in zip(expected, results, strict=True):
+        assert (one.heatmap == other.heatmap).all() and (one.mask == other.mask).all()
+
+
+def test_instances(ideal):
+    for number in range(20):
+        scene = shapes.scene(number, (48, 64), "several")
+        one = TextSegmenter(Ideal(scene), Ideal(scene), "best")(scene.image, scene.prompt, min_area=0)
+        instances = one.instances
+        assert len(instances) == len(one.seeds) and (np.any([i.mask for i in instances], axis=0) == one.mask).all()
+        assert [i.area for i in instances] == sorted((i.mask.sum() for i in instances), reverse=True)
+        for instance in instances:
+            x0, y0, x1, y1 = instance.box
+            x, y = map(round, instance.point)
+            assert instance.mask[y0 : y1 + 1, x0 : x1 + 1].sum() == instance.area and instance.mask[y, x]
+            assert instance.mask[y0].any() and instance.mask[y1].any() and instance.mask[:, x1].any()
+            assert instance.score == pytest.approx(0.8)
+        json_ = one.to_json()["instances"]
+        assert [(tuple(i["box"]), i["area"], tuple(i["point"])) for i in json_] == [
+            (i.box, i.area, i.point) for i in instances
+        ]
+    scene = shapes.scene(1, (48, 64), "convex")
+    empty = Candidates(np.zeros((3, 48, 64)), np.array([0.5, 0.4, 0.3], np.float32))
+    one = TextSegmenter(Ideal(scene), Ideal(scene, empty))(scene.image, scene.prompt)
+    assert one.found and one.instances == [] and one.box is None and one.cutout.shape == (0, 0, 4)
+
+
+def test_in_a_notebook(ideal, scene):
+    nothing = next(prompt for prompt in shapes.PROMPTS if not scene.truth(prompt).any())
+    one, absent = ideal(scene.image, [scene.prompt, nothing])
+    assert repr(one) == f"<Segmentation {scene.prompt!r}: found, peak 0.90, score 0.80, 1 seed(s), 64 x 48 pixels>"
+    assert "not there" in repr(absent) and "\n" not in repr(one.instances[0])
+    for each in (one, absent):
+        shown = np.asarray(Image.open(io.BytesIO(each._repr_png_())))
+        assert (shown == each.overlay).all()
+    large = ideal(np.zeros((1000, 1500, 3), np.uint8), nothing)
+    assert Image.open(io.BytesIO(large._repr_png_())).size == (375, 250)
+    assert [axis.get_title() for axis in one.plot().axes][0] == "picture"
+    assert seg.plots.steps.__name__ == "steps"
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = seg.nothing
+
+
+def broken(tensor_holder, dtype):
+    """A hook that puts infinities into what a module gives under autocast to dtype alone; into all if None."""
+
+    def hook(module, inputs, output):
+        tensor = tensor_holder(output)
+        if dtype is None or torch.is_autocast_enabled("cpu"):
+            tensor[..., 0] = float("inf")
+
+    return hook
+
+
+PARTS = {
+    "CLIPSeg's vision tower": (lambda c, s: c.clip.vision_model.encoder.layers[0], lambda out: out),
+    "CLIPSeg's decoder": (lambda c, s: c.clip.text_projection, lambda out: out),
+    "SAM's image encoder": (lambda c, s: s.image_encoder, lambda out: out),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_overflow_in_half_precision_is_done_again_in_fp32(
+    tiny_clipseg, tiny_tokenizer, tiny_sam, tiny, scene, capsys, part
+):
+    half = runtime.Runtime(torch.device("cpu"), "bf16")
+    other = TextSegmenter(ClipSeg(tiny_clipseg, tiny_tokenizer, PREPROCESSING, half), SegmentAnything(tiny_sam, half))
+    find, tensor = PARTS[part]
+    expected = tiny(scene.image, "a red circle", threshold=0.1, floor=0.1)
+    module = find(tiny_clipseg, tiny_sam)
+    hook = module.register_forward_hook(broken(tensor, "half"))
+    try:
+        one = other(scene.image, "a red circle", threshold=0.1, floor=0.1)
+    finally:
+        hook.remove()
+    assert f"{part} overflows in bf16 on this picture; it is done again in fp32" in capsys.readouterr().out
+    assert np.isfinite(one.heatmap).all() and np.isfinite(one.score)
+    assert np.abs(one.heatmap - expected.heatmap).mean() < 0.05
+    hook = module.register_forward_hook(broken(tensor, None))
+    try:
+        for segmenter in (tiny, other):
+            with pytest.raises(FloatingPointError, match=f"{part} gives numbers that are not finite, in fp32 too"):
+                segmenter(scene.image, "a red circle", threshold=0.1, floor=0.1)
+    finally:
+        hook.remove()
+
+
+def test_a_sam_that_gives_nan_is_not_found_to_be_right(tiny, tiny_sam, scene):
+    hook = tiny_sam.mask_decoder.iou_prediction_head.register_forward_hook(lambda *_: _[2] * float("nan"))
+    try:
+        with pytest.raises(FloatingPointError, match="SAM's mask decoder"):
+            tiny(scene.image, "a red circle", threshold=0.1, floor=0.1)
+    finally:
+        hook.remove()
 
 
 def test_import_is_cheap():
