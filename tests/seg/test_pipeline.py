@@ -298,7 +298,7 @@ def test_instances(ideal):
 def test_in_a_notebook(ideal, scene):
     nothing = next(prompt for prompt in shapes.PROMPTS if not scene.truth(prompt).any())
     one, absent = ideal(scene.image, [scene.prompt, nothing])
-    assert repr(one) == f"<Segmentation {scene.prompt!r}: found, peak 0.90, score 0.80, 1 seed(s), 64 x 48 pixels>"
+    assert repr(one) == f"<Segmentation {scene.prompt!r}: found, peak 0.90, score 0.80, 1 instance(s), 64 x 48 pixels>"
     assert "not there" in repr(absent) and "\n" not in repr(one.instances[0])
     for each in (one, absent):
         shown = np.asarray(Image.open(io.BytesIO(each._repr_png_())))
