@@ -38,7 +38,7 @@ class Group:
 
 def join(device: torch.device) -> Group:
     """Join the group that torchrun set up (nccl between GPUs, gloo between CPUs), until this process ends."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:  # some notebooks set WORLD_SIZE alone
         return Group()
     if not dist.is_initialized():
         if device.type == "cuda":

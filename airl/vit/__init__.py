@@ -4,7 +4,8 @@ from airl.vit.data import Dataset, Split, load_dataset
 from airl.vit.evaluation import Evaluation, Prediction, attention_rollout, evaluate, predict
 from airl.vit.model import ViT, ViTConfig
 from airl.vit.recipes import MODELS, RECIPES, TrainConfig
-from airl.vit.training import TrainingDiverged, TrainResult, train
+from airl.vit.run import TrainingDiverged
+from airl.vit.training import TrainResult, train
 
 __all__ = [
     "MODELS",
@@ -24,3 +25,11 @@ __all__ = [
     "predict",
     "train",
 ]
+
+
+def __getattr__(name: str):
+    if name == "plots":  # when it is asked for: matplotlib takes a second
+        import importlib
+
+        return importlib.import_module("airl.vit.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from airl.files import atomic_folder
+from airl.vit.cpu import Dropout, attention
 
 
 @dataclass
@@ -68,43 +69,10 @@ class ViTConfig:
             raise ValueError(f"pool is {self.pool!r}; expected 'class' or 'mean'")
 
 
-def attention_scores(q: Tensor, k: Tensor) -> Tensor:
-    """q kᵀ / sqrt(head width), (B, nh, T, T), of queries and keys (B, nh, T, hs)."""
-    return (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-
-
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """The scores' softmax, float32 (B, nh, T, T): what each token (row) reads of each other one; rows sum to 1."""
-    return attention_scores(q, k).softmax(dim=-1, dtype=torch.float32)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each token's weighted mean of the values, (B, nh, T, hs), by the path that is fast on the device at hand."""
-    if q.device.type == "cpu" and q.dtype != torch.float32 and torch.is_grad_enabled():
-        # In bf16 the backward pass of scaled_dot_product_attention on a CPU is several times slower than two products.
-        # softmax computes in float32 inside; autocast would have it read and write float32, too.
-        with torch.autocast("cpu", enabled=False):
-            return attention_scores(q, k).softmax(dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-class Dropout(nn.Dropout):
-    """nn.Dropout, for a CPU too: its random numbers come one by one, so take four decisions from each.
-
-    The probability is rounded to a 65,536th.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.device.type != "cpu":
-            return super().forward(x)
-        # In place on int16, because fresh memory takes longer than the work: 1 where a draw is at least the threshold.
-        threshold = min(max(1, round(self.p * 2**16)), 2**16 - 1) - 2**15
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        keep = draws[: x.numel()].view(x.shape).clamp_(threshold - 1, threshold).sub_(threshold - 1)
-        scale = torch.tensor(1 / (1 - self.p), dtype=x.dtype)
-        if scale.itemsize == 2:  # bf16 and fp16: the bits of the scale times 0 or 1 are those of 0 or the scale
-            return x * keep.mul_(scale.view(torch.int16)).view(x.dtype)
-        return x * keep.mul(scale)
+    """softmax(q kᵀ / sqrt(hs)), float32 (B, nh, T, T), of queries and keys (B, nh, T, hs); rows sum to 1."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return scores.softmax(dim=-1, dtype=torch.float32)
 
 
 class Attention(nn.Module):
@@ -119,8 +87,8 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the tokens x (B, T, dim), each (B, nh, T, hs)."""
-        B, T, _ = x.shape
-        return self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, nh, T, hs)
+        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)  # 3 x (B, T, nh, hs)
+        return tuple(part.transpose(1, 2) for part in qkv)  # 3 x (B, nh, T, hs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = attention(*self.project(x)).transpose(1, 2).flatten(2)  # (B, nh, T, hs) -> (B, T, dim)
@@ -153,7 +121,7 @@ class DropPath(nn.Module):
         if not self.training or self.probability == 0:
             return x
         keep = 1 - self.probability
-        return x * x.new_empty(len(x), 1, 1).bernoulli_(keep) / keep
+        return x * x.new_empty(len(x), 1, 1).bernoulli_(keep).div_(keep)
 
 
 class PatchDrop(nn.Module):
@@ -221,6 +189,7 @@ class ViT(nn.Module, PyTorchModelHubMixin):
             self.stem = conv_stem(config.dim, config.patch_size)
         else:
             self.stem = nn.Conv2d(3, config.dim, config.patch_size, stride=config.patch_size)
+        self.stem.to(memory_format=torch.channels_last)  # then its output's tokens are contiguous
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "class" else None
         self.position = nn.Parameter(torch.zeros(1, tokens, config.dim))
         self.patch_drop = PatchDrop()
@@ -242,7 +211,8 @@ class ViT(nn.Module, PyTorchModelHubMixin):
         size = self.config.image_size
         if images.shape[1:] != (3, size, size):
             raise ValueError(f"images have shape {tuple(images.shape)}; this model expects (B, 3, {size}, {size})")
-        x = self.stem(images).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, patches, dim)
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))  # (B, dim, rows, columns)
+        x = x.flatten(2).transpose(1, 2)  # (B, patches, dim), contiguous
         x = self.patch_drop(x + self.position[:, -x.shape[1] :])
         if self.class_token is not None:
             first = (self.class_token + self.position[:, :1]).expand(len(x), -1, -1)

@@ -12,7 +12,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from airl.vit import ViT, ViTConfig, attention_rollout
-from airl.vit.model import Attention, Dropout, DropPath, PatchDrop, attention
+from airl.vit.cpu import Dropout, attention
+from airl.vit.model import Attention, DropPath, PatchDrop
 
 SMALL = dict(image_size=16, patch_size=4, dim=48, depth=3, heads=4, dropout=0.0)
 
