@@ -3,11 +3,12 @@
 python -m airl.seg photo.jpg "a person" -o out
 python -m airl.seg photos/*.jpg "a dog" -o out --sam sam2.1-hiera-large
 
-For every picture, out/PICTURE/PROMPT/ gets mask.png, overlay.jpg, cutout.png, result.json and steps.png. Pictures that
-are done already are skipped when it is run again.
+For every picture, out/PICTURE/PROMPT/ gets mask.png, overlay.jpg, cutout.png and result.json. Pictures that are done
+already are skipped when it is run again.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -29,15 +30,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", choices=seg.RECIPES, default="assignment", help="default: assignment")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done already")
+    parser.add_argument("--steps", action="store_true", help="write steps.png too, a figure of every step")
     args = parser.parse_args(arguments)
     try:
-        if Path(args.prompt).is_file():
+        if os.path.isfile(args.prompt):
             raise ValueError(f"the last argument is the prompt, but {args.prompt} is a file; say what to look for")
+        missing = [name for name in args.images if not os.path.exists(name)]
+        if missing:
+            raise ValueError(
+                f"there is no picture at {', '.join(missing)} (the working folder is {Path.cwd()}); if this is part of "
+                'the prompt, put all of that in quotes: "a person"'
+            )
         if args.sam == "tiny":
             segmenter = seg.TextSegmenter.tiny(args.recipe, args.device)
         else:
             segmenter = seg.TextSegmenter.from_pretrained(args.sam, recipe=args.recipe, device=args.device)
-        return 1 if seg.segment_files(segmenter, args.images, args.prompt, args.out, args.overwrite) else 0
+        errors = seg.segment_files(segmenter, args.images, args.prompt, args.out, args.overwrite, args.steps)
+        return 1 if errors else 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
 """Many pictures, one prompt: a folder of results for each, as far as it goes, and further when run again."""
 
+import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from airl.files import atomic_write, slug
@@ -10,49 +11,64 @@ from airl.seg.pipeline import TextSegmenter
 
 
 def segment_files(
-    segmenter: TextSegmenter, files: Sequence[str | Path], prompt: str, out: str | Path, overwrite: bool = False
+    segmenter: TextSegmenter,
+    files: Iterable[str | Path],
+    prompt: str,
+    out: str | Path,
+    overwrite: bool = False,
+    steps: bool = False,
 ) -> dict[Path, Exception]:
-    """Segment picture files by a prompt; write OUT/PICTURE/PROMPT/ with what `Segmentation.save` writes, and steps.png.
+    """Segment picture files by a prompt; write OUT/PICTURE/PROMPT/ with what `Segmentation.save` writes.
 
-    A progress bar shows how far it is. A picture that cannot be read or saved is reported by name and the rest go
-    on; one whose result is there already is skipped, unless `overwrite`. Returns the errors, by file. Raises
-    ValueError, before any work, for two pictures of the same name (their results would be one folder) and for an
-    empty prompt.
+    PICTURE is a file's name with its suffix. steps: write steps.png too, a figure of every step. A progress bar shows
+    how far it is. A picture that fails, for whatever reason, is reported by name and the rest go on; one whose result
+    is there already is skipped, unless `overwrite`. Returns the errors, by file. Raises ValueError, before any work,
+    for an empty prompt.
     """
-    import matplotlib.pyplot as plt
     from tqdm.auto import tqdm
-
-    from airl.seg import plots
 
     name = slug(prompt)
     if not name:
         raise ValueError(f"the prompt is {prompt!r}; say what to look for, such as 'a person'")
-    folders: dict[Path, Path] = {}
-    for file in dict.fromkeys(map(Path, [files] if isinstance(files, str | Path) else files)):
-        folder = Path(out) / file.stem / name
-        if folder in folders:
-            raise ValueError(f"{folders[folder]} and {file} have the same name; segment them into two folders")
-        folders[folder] = file
+    files = list(dict.fromkeys(map(Path, [files] if isinstance(files, str | Path) else files)))
     errors: dict[Path, Exception] = {}
-    bar = tqdm(folders.items(), desc=prompt, unit="picture", disable=None)
-    for folder, file in bar:
+    sources: dict[Path, Path] = {}
+    bar = tqdm(files, desc=prompt, unit="picture", disable=None)
+    for file in bar:
+        folder = Path(out) / file.name / name
         try:
-            if not overwrite and (folder / "result.json").exists():
-                there = json.loads((folder / "result.json").read_text())["prompt"]
-                if there != prompt:
-                    raise FileExistsError(f"{folder} holds the result of {there!r}; choose another folder")
+            if folder in sources:
+                raise FileExistsError(f"{folder} is for {sources[folder]}, which has the same name; use another folder")
+            sources[folder] = file
+            encoded = file.read_bytes()
+            source = {"name": file.name, "sha1": hashlib.sha1(encoded, usedforsecurity=False).hexdigest()}
+            if not overwrite and _is_done(folder, prompt, source):
                 bar.write(f"{file}: skipped, {folder} is there already")
                 continue
             one = segmenter(file, prompt)
-            figure = plots.steps(one)
-            with atomic_write(folder / "steps.png") as temporary:
-                figure.savefig(temporary)
-            plt.close(figure)
-            one.save(folder, overwrite=True)  # result.json comes last; without it, what is there is a part
-        except (ValueError, OSError) as error:
+            if steps:
+                with atomic_write(folder / "steps.png") as temporary:
+                    one.plot().savefig(temporary)
+            # result.json comes last; without it, what is there is a part
+            one.save(folder, overwrite=True, file=source)
+        except Exception as error:  # whatever it is, an out of memory included, the other pictures are not to blame
             errors[file] = error
-            bar.write(f"error: {file}: {error}", file=sys.stderr)
+            bar.write(f"error: {file}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
         verdict = f"found, score {one.score:.2f}" if one.found else f"not there (peak {one.peak:.2f})"
         bar.write(f"{file}: {verdict} -> {folder}")
     return errors
+
+
+def _is_done(folder: Path, prompt: str, source: dict[str, str]) -> bool:
+    """Whether a folder holds the result. Raises FileExistsError for that of another prompt or another picture."""
+    path = folder / "result.json"
+    if not path.exists():
+        return False
+    saved = json.loads(path.read_text())
+    if (saved["prompt"], saved["file"]) != (prompt, source):
+        raise FileExistsError(
+            f"{folder} holds the result of {saved['prompt']!r} in {saved['file']}, not of {prompt!r} in {source}; "
+            "choose another folder, or overwrite it"
+        )
+    return True

@@ -185,15 +185,16 @@ class Segmentation:
             "segmentation": {"size": list(self.size), "counts": run_lengths(mask)},
         }
 
-    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, overwrite: bool = False, **entries) -> Path:
         """Write mask.png, overlay.jpg, cutout.png (if there is a mask) and result.json into a folder, which is made if
         needed.
 
         The files that an earlier `save` wrote for the same prompt and picture are replaced. Raises FileExistsError,
-        and writes nothing, if any of these files is there from elsewhere, unless `overwrite`.
+        and writes nothing, if any of these files is there from elsewhere, unless `overwrite`. entries: what
+        result.json is to hold besides `to_json`.
         """
         folder = Path(folder)
-        result = self.to_json()
+        result = {**self.to_json(), **entries}
         existing = [name for name in FILES if (folder / name).exists()]
         if existing and not overwrite and not _is_result_of(folder / "result.json", result):
             raise FileExistsError(

@@ -165,14 +165,28 @@ def test_saved_files(ideal, scene, tmp_path):
     assert result["score"] == pytest.approx(0.8)
 
 
-def test_save_overwrites_only_when_asked(ideal, scene, tmp_path):
-    one = ideal(scene.image, scene.prompt)
+def test_save_replaces_its_own_files_and_no_others(ideal, scene, tmp_path):
+    one, other = ideal(scene.image, scene.prompts()[:2])
     (tmp_path / "mask.png").write_text("precious")
     with pytest.raises(FileExistsError, match="mask.png.*overwrite=True"):
         one.save(tmp_path)
     assert [f.name for f in tmp_path.iterdir()] == ["mask.png"] and (tmp_path / "mask.png").read_text() == "precious"
     one.save(tmp_path, overwrite=True)
-    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / "notes.txt").write_text("kept")
+    ideal(scene.image, one.prompt, threshold=0.95).save(tmp_path)  # the cell runs again, with another setting
+    assert not json.loads((tmp_path / "result.json").read_text())["found"]
+    assert {f.name for f in tmp_path.iterdir()} == {"mask.png", "overlay.jpg", "result.json", "notes.txt"}
+    elsewhere = TextSegmenter(Ideal(scene), Ideal(scene))(255 - scene.image, one.prompt)
+    for another in (other, elsewhere):
+        with pytest.raises(FileExistsError, match="something else"):
+            another.save(tmp_path)
+    for broken in ("no JSON", "[]", "{}"):
+        (tmp_path / "result.json").write_text(broken)
+        with pytest.raises(FileExistsError, match="something else"):
+            one.save(tmp_path)
+    other.save(tmp_path, overwrite=True, note="mine")
+    saved = json.loads((tmp_path / "result.json").read_text())
+    assert saved["prompt"] == other.prompt and saved["note"] == "mine"
 
 
 def test_label_map(ideal, scene):
