@@ -1,10 +1,10 @@
 """What each part of the recipes is worth: one change at a time, at a fixed budget of images.
 
-    python benchmarks/ablation.py --data DIR [--only kept "class token" ...] [--seed 0]
+    python -m benchmarks.ablation --data DIR [--only kept "class token" ...] [--seeds 0 1]
 
 Four passes over 25,000 of the training images by a ViT of width 128 and depth 6, small enough for a CPU: such a
 budget can rank what makes learning fast, not what keeps a long training from overfitting. Each row is the first
-one ("kept") with one change; the accuracy is the last epoch's on all test images.
+one ("kept") with one change; the accuracy is the last epoch's on all test images. Recorded after every row.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from torch import nn
 from airl import vit
 from airl.vit import TrainConfig, ViT, ViTConfig
 from airl.vit.data import Dataset, Split
+from benchmarks.report import publish
 
 MODEL = ViTConfig(dim=128, depth=6, heads=4, dropout=0.0, stem="conv", pool="mean")
 TRAIN = TrainConfig(epochs=4, optimizer="muon", lr=3e-3, warmup=0.1, schedule="linear", patch_drop=0.5)
@@ -73,7 +74,8 @@ ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (o
 }
 
 
-def run(name: str, data: Dataset, seed: int) -> str:
+def run(name: str, data: Dataset, seed: int) -> tuple[float, float]:
+    """The last epoch's accuracy in % and the training's images/s."""
     of_train, of_model, change = ROWS[name]
     torch.manual_seed(seed)
     model = ViT(replace(MODEL, **of_model))
@@ -81,22 +83,27 @@ def run(name: str, data: Dataset, seed: int) -> str:
         change(model)
     with tempfile.TemporaryDirectory() as folder:
         result = vit.train(model, data, replace(TRAIN, name=name, seed=seed, **of_train), folder)
-    rate = sum(row["images_per_second"] for row in result.history) / len(result.history)
-    return f"| {name} | {seed} | {result.accuracy:.1%} | {rate:.0f} |"
+    return 100 * result.accuracy, sum(row["images_per_second"] for row in result.history) / len(result.history)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
     data = vit.load_dataset(args.data)
     some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:25000]
     data = replace(data, train=Split(data.train.images[some], data.train.labels[some]))
-    print("| change | seed | accuracy | images/s |\n| --- | --- | --- | --- |")
+    rows = []
     for name in args.only:
-        print(run(name, data, args.seed), flush=True)
+        row = {"change": name}
+        for seed in args.seeds:
+            accuracy, rate = run(name, data, seed)
+            row |= {f"seed {seed}, %": round(accuracy, 1), "images/s": round(rate)}
+        rows.append(row)
+        note = f"{TRAIN.epochs} passes, a ViT of width {MODEL.dim} and depth {MODEL.depth}, accuracy of the last epoch."
+        publish("ablation", rows, data=f"25,000 training images and all test images of {args.data}", note=note)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ see the same number of images. The last tenth of each class's training images is
 5,000 images, 500 of each class, the same ones from the archive and from a folder whose files are numbered); the test
 images are not touched. Depth and width change at about equal cost, in steps of a head's width, 32.
 
-The rows are trained in `--out`, each in a folder of its own, and recorded as they end; the same command goes on where
-it was stopped. images/s is of one training step, measured anew by every call.
+The runs are in `--out`, each in a folder of its own, and recorded as they end; the same command goes on where it was
+stopped. images/s is of a training step, measured anew by every call: call again when nothing else computes.
 """
 
 import argparse
@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 
 from airl import runtime, vit
-from airl.vit import TrainConfig, ViT, ViTConfig
+from airl.vit import ViT, ViTConfig
 from airl.vit.data import Dataset, Split
-from benchmarks.record import record
+from benchmarks.report import publish
 from benchmarks.train_step import seconds_of, step_of
 
 HEAD = 32  # the width of a head of the assignment's model
 
 
 def rows_of(dim: int, depth: int) -> dict[str, tuple[dict, dict]]:
-    """Name of a row -> what it changes of the model and of the recipe, the cheapest to compare first."""
+    """Name of a row -> what it changes of the model and of the recipe, the dearest last."""
 
     def shape(width: float) -> dict:
         width = max(HEAD, round(width / HEAD) * HEAD)
@@ -39,9 +39,9 @@ def rows_of(dim: int, depth: int) -> dict[str, tuple[dict, dict]]:
         "no augmentation": ({}, {"crop_padding": 0, "flip": False, "auto_augment": False}),
         "crop and flip": ({}, {"auto_augment": False}),
         "patch 8": ({"patch_size": 8}, {}),
-        "patch 2": ({"patch_size": 2}, {}),
         "wider": (shape(dim * 2**0.5), {}),
         "deeper": (shape(dim / 2**0.5), {}),
+        "patch 2": ({"patch_size": 2}, {}),
     }
 
 
@@ -55,23 +55,10 @@ def hold_out(data: Dataset) -> Dataset:
     return Dataset(data.name, train, test, data.classes)
 
 
-def measure(name: str, model: ViTConfig, config: TrainConfig, data: Dataset, folder: Path, device: str) -> dict:
-    """Train one row, or take it from its folder if it is done, and time its step."""
-    torch.manual_seed(config.seed)
-    result = vit.train(ViT(model), data, config, folder, resume=True, device=device)
-    here, batch = runtime.choose(device), config.batch_size
-    seconds = seconds_of(step_of(ViT(model), here, batch, compiled=False), here, at_least=2.0)
-    return {
-        "change": name,
-        "patch": model.patch_size,
-        "tokens": (model.image_size // model.patch_size) ** 2 + 1,
-        "width x depth": f"{model.dim} x {model.depth}",
-        "parameters": result.model.num_parameters,
-        "epochs": config.epochs,
-        "seed": config.seed,
-        "accuracy": round(result.accuracy, 4),
-        "images/s": round(batch / seconds),
-    }
+def rate_of(model: ViTConfig, batch: int, device: str) -> float:
+    """Images per second of a training step."""
+    here = runtime.choose(device)
+    return batch / seconds_of(step_of(ViT(model), here, batch, compiled=False), here, at_least=2.0)
 
 
 def main() -> None:
@@ -88,8 +75,7 @@ def main() -> None:
     if args.dim < HEAD or args.dim % HEAD:
         parser.error(f"--dim is {args.dim}; expected a multiple of {HEAD}")
 
-    whole = vit.load_dataset(args.data)
-    data = hold_out(whole)
+    data = hold_out(vit.load_dataset(args.data))
     base = replace(
         vit.MODELS["assignment"],
         image_size=data.train.images.shape[-1],
@@ -99,14 +85,32 @@ def main() -> None:
         depth=args.depth,
     )
     recipe = replace(vit.RECIPES["assignment"], name="analysis", epochs=args.epochs)
-    note = f"scored on {len(data.test):,} held-out training images; every row sees {args.epochs} x {len(data.train):,}"
-    done = []
+    note = (
+        f"{runtime.choose(args.device).precision}; every row saw {args.epochs} x {len(data.train):,} images; accuracy "
+        f"of the last epoch on the {len(data.test):,} training images held out."
+    )
+    rows = []
     for name, (of_model, of_recipe) in rows_of(args.dim, args.depth).items():
-        for seed in args.seeds if not args.only or name in args.only else ():
+        if args.only and name not in args.only:
+            continue
+        model = replace(base, **of_model)
+        rows.append(
+            {
+                "change": name,
+                "patch": model.patch_size,
+                "tokens": (model.image_size // model.patch_size) ** 2 + 1,
+                "width x depth": f"{model.dim} x {model.depth}",
+                "parameters, M": round(ViT(model).num_parameters / 1e6, 2),
+                "images/s": round(rate_of(model, recipe.batch_size, args.device)),
+            }
+        )
+        for seed in args.seeds:
             folder = args.out / f"{args.dim}x{args.depth}-{args.epochs}" / f"{name.replace(' ', '-')}-{seed}"
+            torch.manual_seed(seed)
             config = replace(recipe, seed=seed, **of_recipe)
-            done.append(measure(name, replace(base, **of_model), config, data, folder, args.device))
-            record("analysis", done, data=args.data, note=note)
+            result = vit.train(ViT(model), data, config, folder, resume=True, device=args.device)
+            rows[-1][f"seed {seed}, %"] = round(100 * result.accuracy, 2)
+            publish("analysis", rows, data=f"training images of {args.data}", note=note, device=args.device)
 
 
 if __name__ == "__main__":

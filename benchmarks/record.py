@@ -8,6 +8,7 @@ what is committed: a record made from changed files says so.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from airl import runtime
 from airl.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(os.environ.get("AIRL_RESULTS", ROOT / "benchmarks" / "results"))  # tests leave theirs elsewhere
 FIELDS = ("command", "commit", "date", "machine", "versions", "data", "note", "rows")
 LIBRARIES = ("torch", "transformers")  # whose versions are always told; of the next only where the benchmark used them
 PEERS = ("torchvision", "timm", "kornia", "vit-pytorch", "segment-anything")

@@ -11,7 +11,7 @@ import re
 from itertools import groupby
 
 from airl.files import atomic_write
-from benchmarks.record import RESULTS, ROOT, Value
+from benchmarks.record import RESULTS, ROOT, Value, record
 
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 BEGIN, END = "<!-- results: python -m benchmarks.report -->", "<!-- end of results -->"
@@ -129,15 +129,15 @@ def headlines(results: dict[str, list[dict]]) -> str:
                 "on": f"{record['machine']}, {record['date']}",
             }
         )
-    return "\n".join(_table(rows))
+    return table(rows)
 
 
 def _find(results: dict[str, list[dict]], name: str, column: str, label: str) -> tuple[dict, dict]:
     """The row of the newest record whose first value is `label` or goes on from it, and its record."""
-    for record in sorted(results.get(name, []), key=lambda record: record["date"], reverse=True):
-        for row in record["rows"]:
+    for one in sorted(results.get(name, []), key=lambda one: one["date"], reverse=True):
+        for row in one["rows"]:
             if re.match(re.escape(label) + r"\b", str(next(iter(row.values())))) and column in row:
-                return row, record
+                return row, one
     raise LookupError(f"README's table wants {column!r} of {label!r}, which benchmarks/results/{name}.json lacks")
 
 
@@ -146,7 +146,7 @@ def _section(name: str, records: list[dict]) -> str:
     lines = [f"## {title}", "", *([text, ""] if text else [])]
     for _, group in groupby(records, key=_alike):  # records of one kind make one table
         group = list(group)
-        lines += [*_table([row for record in group for row in record["rows"]]), ""]
+        lines += [table([row for record in group for row in record["rows"]]), ""]
         lines += [f"- `{record['command']}`, commit {record['commit']}, {record['date']}" for record in group]
         versions = ", ".join(f"{library} {number}" for library, number in group[0]["versions"].items())
         lines += [f"- Machine: {group[0]['machine']}; {versions}", f"- Data: {group[0]['data']}"]
@@ -159,13 +159,19 @@ def _alike(record: dict) -> str:
     return json.dumps([list(record["rows"][0]), record["machine"], record["versions"], record["data"]])
 
 
-def _table(rows: list[dict[str, Value]]) -> list[str]:
+def publish(name: str, rows: list[dict[str, Value]], **said: str) -> None:
+    """Record rows (see `record`) and print them."""
+    print(f"{table(rows)}\n{record(name, rows, **said)}", flush=True)
+
+
+def table(rows: list[dict[str, Value]]) -> str:
+    """Rows in Markdown: their columns in the order in which they come first."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     places = {column: max(_places(row.get(column)) for row in rows) for column in columns}
     numbers = {column: any(isinstance(row.get(column), int | float) for row in rows) for column in columns}
     lines = [columns, ["---:" if numbers[column] else "---" for column in columns]]
     lines += [[_text(row.get(column), places[column]) for column in columns] for row in rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _places(value: Value) -> int:

@@ -1,6 +1,6 @@
 """Images per second of training by batch size, by the model's width and by processes under torchrun, as a plot.
 
-    python benchmarks/scaling.py [--device cpu] [--figure docs/figures/scaling.png]
+    python -m benchmarks.scaling [--device cpu] [--figure docs/figures/scaling.png]
 
 Batch size and width: a full step of the assignment's model, the mean over two seconds after a first one.
 Processes: one epoch of recipe "assignment" on the drawn shapes under torchrun. They share the batch of 128 and, on a
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from train_step import seconds_of, step_of
 
 from airl import runtime
 from airl.files import atomic_write
 from airl.vit import ViT, ViTConfig
+from benchmarks.report import publish
+from benchmarks.train_step import seconds_of, step_of
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
 WIDTHS = (64, 128, 256, 512)
@@ -81,10 +82,12 @@ def main() -> None:
             n: torchrun_rate(n, here.device.type) for n in (1, 2, 4, 8) if n <= most
         },
     }  # fmt: skip
-    print(f"{here}, torch {torch.__version__}\n| | | images/s |\n| --- | --- | --- |")
-    for name, curve in curves.items():
-        for value, images in curve.items():
-            print(f"| {name} | {value:,} | {images:,.0f} |")
+    rows = [
+        {"by": name, "at": value, "images/s": round(images)}
+        for name, curve in curves.items()
+        for value, images in curve.items()
+    ]
+    publish("scaling", rows, data="random images; processes: drawn shapes", device=args.device)
     if args.figure:
         plot(curves, here, args.figure)
 

@@ -1,7 +1,7 @@
 """How well each way to seed SAM finds what a prompt asks for: on drawn scenes, with the embedded models.
 
-    python benchmarks/seeding.py [--scenes 500] [--figure docs/figures/seeding.png]
-    python benchmarks/seeding.py --presence 5000
+    python -m benchmarks.seeding [--scenes 500] [--figure docs/figures/seeding.png]
+    python -m benchmarks.seeding --presence 5000
 
 The scenes' truth is known exactly and their seeds are none that the models were trained on; there are as many of each
 kind, from "convex" (one circle, square or triangle) to "absent" (nothing that fits the prompt). Every way starts from
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from airl import runtime
 from airl.files import atomic_write
 from airl.scenes import shapes
 from airl.seg import RECIPES, STRATEGIES, TextSegmenter
 from airl.seg.metrics import boundary_f, iou
 from airl.seg.sam import CHOICES
+from benchmarks.record import record
+from benchmarks.report import publish, table
 from training.train_tiny import TEST_SEED
 
 PRESENT = [kind for kind in shapes.KINDS if kind != "absent"]
@@ -43,6 +43,10 @@ SHOWN = {  # in the figure
     "components": ("components", "point", "score"),
     'recipe "best"': ("recipe best", "", ""),
 }
+NOTE = (
+    "fp32. Mean IoU by kind of scene, then mean IoU and boundary F-score of these four kinds together; then the shares "
+    "of absent objects refused and of present ones missed. The command prints every combination."
+)
 EXAMPLES = {"convex": 1, "concave": 15, "several": 0, "touching": 0}  # seeds, from TEST_SEED, picked to tell ways apart
 
 
@@ -84,21 +88,23 @@ def measure(segmenter: TextSegmenter, count: int) -> Scores:
     return scores
 
 
-def table(scores: Scores) -> str:
-    header = ["seeding", "SAM is given", "taken by", *PRESENT, "these four", "F", "refused", "missed"]
-    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
-    for way, by_kind in scores.items():
+def rows_of(scores: Scores) -> list[dict]:
+    rows = []
+    for (seeding, given, choice), by_kind in scores.items():
         there = [score for kind in PRESENT for score in by_kind[kind]]
-        means = [np.mean([score.iou for score in by_kind[kind]]) for kind in PRESENT]
-        means += [np.mean([score.iou for score in there]), np.mean([score.boundary for score in there])]
-        refused = np.mean([not score.found for score in by_kind["absent"]])
-        missed = np.mean([not score.found for score in there])
-        cells = [*way, *(f"{mean:.3f}" for mean in means), f"{refused:.1%}", f"{missed:.1%}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        row = {"seeding": seeding, "SAM is given": given, "taken by": choice}
+        row |= {kind: np.mean([score.iou for score in by_kind[kind]]).round(3) for kind in PRESENT}
+        row |= {
+            "these four": np.mean([score.iou for score in there]).round(3),
+            "boundary F": np.mean([score.boundary for score in there]).round(3),
+            "absent refused, %": (100 * np.mean([not score.found for score in by_kind["absent"]])).round(1),
+            "present missed, %": (100 * np.mean([not score.found for score in there])).round(1),
+        }
+        rows.append(row)
+    return rows
 
 
-def presence(segmenter: TextSegmenter, first: int, count: int) -> str:
+def presence(segmenter: TextSegmenter, first: int, count: int) -> list[dict]:
     """How the decision whether the object is there goes on scenes from number `first` on."""
     from tqdm.auto import tqdm
 
@@ -110,8 +116,11 @@ def presence(segmenter: TextSegmenter, first: int, count: int) -> str:
         found[kind].append(segmenter.clipseg.predict([scene.prompt])[0].max() >= segmenter.recipe.floor)
     absent = found.pop("absent")
     present = sum(found.values(), [])
-    refused, missed = 1 - np.mean(absent), 1 - np.mean(present)
-    return f"refused {refused:.1%} of {len(absent)} absent objects, missed {missed:.1%} of {len(present)} present ones"
+    refused, missed = (100 * (1 - np.mean(answers)) for answers in (absent, present))
+    return [
+        {"scenes": "object absent", "number": len(absent), "refused, %": refused.round(1), "missed, %": None},
+        {"scenes": "object present", "number": len(present), "refused, %": None, "missed, %": missed.round(1)},
+    ]
 
 
 def draw(scores: Scores, segmenter: TextSegmenter, path: Path) -> None:
@@ -156,11 +165,20 @@ def main() -> None:
     args = parser.parse_args()
     segmenter = TextSegmenter.tiny()
     if args.presence:
-        print(presence(segmenter, args.scenes, args.presence))
+        rows = presence(segmenter, args.scenes, args.presence)
+        publish("presence", rows, data=f"{args.presence:,} drawn scenes that nothing was trained on")
         return
     scores = measure(segmenter, args.scenes)
-    print(f"{args.scenes} scenes, {runtime.choose('auto', 'fp32')}, torch {torch.__version__}\n")
-    print(table(scores))
+    rows, data = rows_of(scores), f"{args.scenes} drawn scenes, as many of each kind, that nothing was trained on"
+    print(table(rows))
+    told = [
+        row
+        for row in rows
+        if (row["SAM is given"], row["taken by"]) in (("point", "score"), ("", ""))
+        or row["seeding"] == "components"
+        and (row["taken by"] == "score" or row["SAM is given"] == "point, box")
+    ]
+    record("seeding", told, data=data, note=NOTE)
     if args.figure:
         draw(scores, segmenter, args.figure)
 

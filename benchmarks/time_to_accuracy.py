@@ -1,14 +1,14 @@
 """Wall time to 60%, 70% and 80% test accuracy: a recipe of AIRL, or what a user would write instead.
 
-    python benchmarks/time_to_accuracy.py --data DIR --way fast
-    python benchmarks/time_to_accuracy.py --data DIR --way timm --epochs 12
+    python -m benchmarks.time_to_accuracy --data DIR --way fast
+    python -m benchmarks.time_to_accuracy --data DIR --way timm --epochs 12
 
 DIR is an image folder (train/<class>/, test/<class>/) or "cifar10". The way "timm" is timm's VisionTransformer of the
 size of recipe `--size`, torchvision's crop and flip in a DataLoader with 2 workers, AdamW and a cosine, under the
 autocast that suits the hardware; it is scored four times an epoch, a recipe once. Time counts from the first
 training step and includes the scoring. On a CPU run two ways side by side, each pinned to cores of its own:
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/time_to_accuracy.py ...
+    OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.time_to_accuracy ...
 """
 
 import argparse
@@ -25,12 +25,16 @@ from torchvision import transforms
 from airl import runtime, vit
 from airl.vit.data import Dataset, Split
 from airl.vit.recipes import MODELS, RECIPES, TrainConfig
+from benchmarks.report import publish
 
 MARKS = (0.6, 0.7, 0.8)
 
 
-def run_recipe(config: TrainConfig, data: Dataset) -> list[tuple[float, float, float]]:
-    """Train by a recipe -> for each scoring, (seconds since the start, passes over the images, test accuracy)."""
+Curve = list[tuple[float, float, float]]  # for each scoring: seconds since the start, passes, test accuracy
+
+
+def run_recipe(config: TrainConfig, data: Dataset) -> tuple[Curve, int]:
+    """Train by a recipe -> its curve and the model's number of parameters."""
     torch.manual_seed(config.seed)
     with tempfile.TemporaryDirectory() as folder:
         result = vit.train(vit.ViT(MODELS[config.name]), data, config, folder)
@@ -38,10 +42,10 @@ def run_recipe(config: TrainConfig, data: Dataset) -> list[tuple[float, float, f
     for row in result.history:
         seconds += row["seconds"]
         curve.append((seconds, row["epoch"], row["test_accuracy"]))
-    return curve
+    return curve, result.model.num_parameters
 
 
-def run_timm(data: Dataset, size: str, epochs: int, seed: int) -> list[tuple[float, float, float]]:
+def run_timm(data: Dataset, size: str, epochs: int, seed: int) -> tuple[Curve, int]:
     """Train as a user would -> the same as `run_recipe`."""
     from timm.models import VisionTransformer
 
@@ -91,7 +95,7 @@ def run_timm(data: Dataset, size: str, epochs: int, seed: int) -> list[tuple[flo
                 right = (torch.cat(answers) == data.test.labels).float().mean().item()
                 curve.append((time.perf_counter() - start, step / len(loader), right))
                 print(f"{curve[-1][0] / 60:.1f} min, {curve[-1][1]:.2f} passes: {right:.2%}", flush=True)
-    return curve
+    return curve, sum(parameter.numel() for parameter in model.parameters())
 
 
 class _Augmented(torch.utils.data.Dataset):
@@ -115,20 +119,24 @@ def main() -> None:
     args = parser.parse_args()
     data = vit.load_dataset(args.data)
     if args.way == "timm":
-        curve = run_timm(data, args.size, args.epochs or 200, args.seed)
+        curve, parameters = run_timm(data, args.size, args.epochs or 200, args.seed)
     else:
         config = RECIPES[args.way]
         config = replace(config, epochs=args.epochs or config.epochs, seed=args.seed)
-        curve = run_recipe(config, data)
+        curve, parameters = run_recipe(config, data)
 
-    print(f"{runtime.choose()}, torch {torch.__version__}, {data.name}")
-    print(f"| way | {' | '.join(f'{mark:.0%}' for mark in MARKS)} | end | passes | time |\n|{' --- |' * 7}")
-    cells = []
+    seconds, passes, accuracy = curve[-1]
+    row = {"way": args.way, "parameters, M": round(parameters / 1e6, 1)}
     for mark in MARKS:
         reached = next((seconds for seconds, _, accuracy in curve if accuracy >= mark), None)
-        cells.append("not reached" if reached is None else f"{reached / 60:.1f} min")
-    seconds, passes, accuracy = curve[-1]
-    print(f"| {args.way} | {' | '.join(cells)} | {accuracy:.2%} | {passes:g} | {seconds / 60:.1f} min |")
+        row[f"to {mark:.0%}, min"] = reached and round(reached / 60, 1)
+    row |= {
+        "test accuracy at the end, %": round(100 * accuracy, 2),
+        "passes": passes,
+        "time, min": round(seconds / 60, 1),
+    }
+    note = f"{runtime.choose().precision}, seed {args.seed}."
+    publish("time_to_accuracy", [row], data=args.data, note=note)
     print(" ".join(f"({seconds / 60:.1f} min, {passes:.2f}, {accuracy:.2%})" for seconds, passes, accuracy in curve))
 
 

@@ -1,11 +1,11 @@
 """Images per second of one full training step (forward, backward, AdamW) of the assignment's model.
 
     pip install vit-pytorch          # a peer that nothing else here needs; without it, it is left out
-    python benchmarks/train_step.py [--device cuda] [--batch 128] [--seconds 4] [--rounds 3]
+    python -m benchmarks.train_step [--device cuda] [--batch 128] [--seconds 4] [--rounds 3]
 
 The same ViT (32x32, patch 4, dim 256, depth 8, heads 8, MLP ratio 4, dropout 0.1) by AIRL, timm, transformers and
 vit-pytorch, each as it comes and compiled, under the autocast that suits the hardware, with torch's fused AdamW. The
-ways take turns in each round, so that a busy machine slows all of them; the table gives medians.
+ways take turns in each round, so that a busy machine slows all of them; the figures are medians.
 
 The limit is a step that consists of its matrix products alone, forward and backward, each of the model's own shape at
 the rate this machine measures for it in the same run. `--profile` adds where AIRL's step spends the rest.
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from airl import runtime
 from airl.vit import ViT, ViTConfig
+from benchmarks.report import publish
 
 CONFIG = ViTConfig()
 
@@ -81,7 +82,7 @@ def vit_pytorch_vit() -> nn.Module:
 
 
 BUILDERS = {
-    "airl": lambda: ViT(CONFIG),
+    "AIRL": lambda: ViT(CONFIG),
     "timm": timm_vit,
     "transformers": transformers_vit,
     "vit-pytorch": vit_pytorch_vit,
@@ -141,17 +142,18 @@ def limit(where: runtime.Runtime, batch: int) -> tuple[float, float]:
 
 
 def seconds_of(run: Callable[[], object], where: runtime.Runtime, at_least: float) -> float:
-    """Seconds of one call: the mean over calls that take this long together."""
+    """Seconds of one call after a first one: the mean over calls that take this long together."""
     synchronize = torch.cuda.synchronize if where.device.type == "cuda" else lambda: None
     run()
     synchronize()
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < at_least:
+    count, start, seconds = 0, time.perf_counter(), 0.0
+    while not count or seconds < at_least:
         for _ in range(1 if where.device.type == "cpu" else 10):
             run()
             count += 1
         synchronize()
-    return (time.perf_counter() - start) / count
+        seconds = time.perf_counter() - start
+    return seconds / count
 
 
 def main() -> None:
@@ -179,17 +181,26 @@ def main() -> None:
         for way, step in steps.items():
             times[way].append(seconds_of(step, where, args.seconds))
         limits.append(limit(where, args.batch))
-    best = min((way for way in steps if way[0] == "airl"), key=lambda way: statistics.median(times[way]))
+    best = min((way for way in steps if way[0] == "AIRL"), key=lambda way: statistics.median(times[way]))
 
-    print(f"batch {args.batch}, {where}, torch {torch.__version__}")
     bound, flops = statistics.median(s for s, _ in limits), limits[0][1]
-    print(f"{flops / args.batch / 1e9:.2f} GFLOP an image; products alone run at {flops / bound / 1e9:,.0f} GFLOP/s")
-    print("| model | | images/s | of the limit | airl's best is faster by |\n| --- | --- | --- | --- | --- |")
-    for way, seconds in times.items():
+    rows = []
+    for (model, way), seconds in times.items():
         middle = statistics.median(seconds)
         ratio = statistics.median(theirs / own for theirs, own in zip(seconds, times[best], strict=True))
-        print(f"| {' | '.join(way)} | {args.batch / middle:,.0f} | {bound / middle:.0%} | {ratio:.2f} |")
-    print(f"| products alone | the limit | {args.batch / bound:,.0f} | 100% | |")
+        rows.append(
+            {
+                "model": model,
+                "way": way,
+                "images/s": round(args.batch / middle),
+                "of the limit, %": round(100 * bound / middle),
+                "AIRL is faster by": None if (model, way) == best else round(ratio, 2),
+            }
+        )
+    rows.append({"model": "products alone", "way": "the limit", "images/s": round(args.batch / bound)})
+    note = f"{where.precision}; {flops / args.batch / 1e9:.2f} GFLOP an image, products alone at "
+    note += f"{flops / bound / 1e9:,.0f} GFLOP/s. The ways take turns, so the ratios hold better than the rates."
+    publish("train_step", rows, data=f"random images, batch {args.batch}", note=note, device=args.device)
     if args.profile:
         with torch.profiler.profile() as profile:
             steps[best]()
