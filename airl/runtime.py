@@ -1,5 +1,6 @@
 """What hardware is here and which arithmetic suits it: the one place that asks."""
 
+import importlib.util
 import os
 import platform
 from collections.abc import Callable
@@ -29,6 +30,12 @@ class Runtime:
     def grad_scaler(self) -> torch.amp.GradScaler:
         """A loss scaler, active for fp16 alone: its exponent is too short for small gradients."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def compiling_pays(self, steps: int) -> bool:
+        """Whether a run of so many steps wins back the minutes that compiling takes: on a GPU that Triton knows."""
+        if self.device.type != "cuda" or importlib.util.find_spec("triton") is None:
+            return False
+        return torch.cuda.get_device_capability(self.device) >= (7, 0) and steps >= 20_000
 
     def compile(self, network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         """`torch.compile` for inputs of one shape.

@@ -9,21 +9,31 @@ import argparse
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from airl import runtime, vit
 from airl.vit.data import NAMES
 
+IN_A_SHELL = {"resume=True": "--resume", "out_dir": "--out", "OUT_DIR": "OUT", "image_size=": "--image-size "}
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return 0, or 1 after printing an error to stderr (for `predict`: if any file failed)."""
+    """Run a command; return 0, or after a line on stderr 130 for Ctrl-C, 1 for an error (`predict`: with any file)."""
     args = _parser().parse_args(arguments)
     try:
         return args.run(args)
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        message = str(error)
+        for name, option in IN_A_SHELL.items():
+            message = message.replace(name, option)
+        print(f"error: {message}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        saved = args.run is train and (Path(args.out).expanduser() / "checkpoint.pt").exists()
+        print("stopped" + "; the same command with --resume goes on from the checkpoint" * saved, file=sys.stderr)
+        return 130
 
 
 def train(args: argparse.Namespace) -> int:
@@ -44,10 +54,6 @@ def evaluate(args: argparse.Namespace) -> int:
     model = vit.ViT.from_pretrained(args.model).to(runtime.choose(args.device).device)
     size = None if args.data in NAMES else model.config.image_size
     data = vit.load_dataset(args.data, root=args.root, image_size=size)
-    if model.config.classes and list(model.config.classes) != data.classes:
-        raise ValueError(
-            f"{args.model} knows {', '.join(model.config.classes)}; {args.data} has {', '.join(data.classes)}"
-        )
     report = vit.evaluate(model, data.test)
     print(report)
     for name, accuracy in report.per_class.items():

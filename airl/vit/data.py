@@ -7,8 +7,9 @@ A data set is held whole, as uint8: 184 MB for CIFAR-10, small enough to live on
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +40,16 @@ CIFAR_URLS = {
 CIFAR_BYTES = {"cifar10": 170_498_071, "cifar100": 169_001_437}  # torchvision knows the names and md5s
 
 
-@dataclass
+@dataclass(repr=False)
 class Split:
-    """The images of one split and their labels, in the same order.
+    """The images of one split and their labels, in the same order, and what the labels are called.
 
     Raises ValueError for another shape or dtype, and when there are no images.
     """
 
     images: Tensor  # (N, 3, H, W) uint8, RGB
     labels: Tensor  # (N,) int64
+    classes: Sequence[str] | None = None  # classes[label] is the label's name; a Dataset fills it in
 
     def __post_init__(self):
         images, labels = self.images, self.labels
@@ -64,10 +66,14 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device))
+        return Split(self.images.to(device), self.labels.to(device), self.classes)
+
+    def __repr__(self) -> str:
+        height, width = self.images.shape[-2:]
+        return f"Split({len(self):,} images of {height}x{width} on {self.images.device})"
 
 
-@dataclass
+@dataclass(repr=False)
 class Dataset:
     """A training and a test split over the same classes, with images of one size.
 
@@ -94,6 +100,10 @@ class Dataset:
                 f"{self.name}: train images are (3, H, W) = {tuple(self.train.images.shape[1:])}, "
                 f"but test images are {tuple(self.test.images.shape[1:])}"
             )
+        self.train, self.test = (replace(split, classes=self.classes) for split in (self.train, self.test))
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}: {self.num_classes} classes, train {self.train!r}, test {self.test!r})"
 
     @property
     def num_classes(self) -> int:

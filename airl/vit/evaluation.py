@@ -1,5 +1,6 @@
 """What a trained ViT says of images, and how well it does."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +31,7 @@ def predict_logits(model: ViT, images: Tensor, *, precision: str = "auto", batch
     return torch.cat(logits).cpu()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """How well logits, float32 (N, C), match labels, int64 (N,)."""
 
@@ -93,13 +94,27 @@ class Evaluation:
             f"calibration error {self.ece:.2%}, on {len(self.labels):,} images"
         )
 
+    def __repr__(self) -> str:
+        return f"Evaluation({self})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures, and a table of the classes."""
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{accuracy:.1%}</td></tr>" for name, accuracy in self.per_class.items()
+        )
+        return f"<p>{self}</p><table><tr><th>class</th><th>accuracy</th></tr>{rows}</table>"
+
 
 def evaluate(model: ViT, split: Split, *, precision: str = "auto") -> Evaluation:
-    """Score the model on a split whose labels lie in its classes; on the model's device.
+    """Score the model on a split of its classes; on the model's device.
 
-    Raises ValueError if a label is not one of the model's classes.
+    Raises ValueError if a label is not one of the model's classes, or the classes have other names.
     """
     C = model.config.num_classes
+    if model.config.classes and split.classes and list(model.config.classes) != list(split.classes):
+        raise ValueError(
+            f"the model knows {', '.join(model.config.classes)}; the images are of {', '.join(split.classes)}"
+        )
     if len(split.labels) and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < C:
         low, high = int(split.labels.min()), int(split.labels.max())
         raise ValueError(f"labels run from {low} to {high}; this model has {C} classes, 0 to {C - 1}")
@@ -121,7 +136,7 @@ def predict(model: ViT, image, *, precision: str = "auto") -> Prediction | list[
 
     A picture is whatever `airl.images.load` reads (a path, bytes, a PIL image, an array (H, W, 3)) or a uint8 tensor
     (3, H, W), of any size: its central square is resized to the model's. Raises the errors of `airl.images.load`,
-    which say what is wrong with which picture.
+    which say what is wrong with which picture, and ValueError for a model that gives no finite numbers.
     """
     if not isinstance(image, list | tuple):
         return predict(model, [image], precision=precision)[0]
@@ -133,8 +148,15 @@ def predict(model: ViT, image, *, precision: str = "auto") -> Prediction | list[
                 raise ValueError(f"a tensor is {one.dtype} {tuple(one.shape)}; expected uint8 (3, H, W)")
             one = one.permute(1, 2, 0).numpy(force=True)  # (H, W, 3)
         squares.append(torch.from_numpy(central_square(load(one), size)).permute(2, 0, 1))  # (3, size, size)
+    if not squares:
+        return []
+    logits = predict_logits(model, torch.stack(squares), precision=precision)
+    if not logits.isfinite().all():
+        broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+        cause = f"{broken[0]} holds numbers that are not finite" if broken else "try precision='fp32'"
+        raise ValueError(f"the model's answer is not a finite number: {cause}")
     predictions = []
-    for row in predict_logits(model, torch.stack(squares), precision=precision).softmax(dim=1) if squares else ():
+    for row in logits.softmax(dim=1):
         ranked = {_classes(model)[i]: row[i].item() for i in row.argsort(descending=True).tolist()}
         label = next(iter(ranked))
         predictions.append(Prediction(label, ranked[label], ranked))

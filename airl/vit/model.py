@@ -45,8 +45,11 @@ class ViTConfig:
     def __post_init__(self):
         self.mean, self.std, self.classes = tuple(self.mean), tuple(self.std), tuple(self.classes)
         for name in ("image_size", "patch_size", "num_classes", "dim", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a whole number, at least 1")
+        for name in ("mlp_ratio", "dropout", "drop_path"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; "
@@ -250,7 +253,7 @@ class ViT(nn.Module, PyTorchModelHubMixin):
 
         A model card already there stays. The other arguments are those of huggingface_hub's ModelHubMixin.
         """
-        save_directory = Path(save_directory)
+        save_directory = Path(save_directory).expanduser()
         kwargs.setdefault("repo_id", save_directory.name)
         with atomic_folder(save_directory) as folder:
             if (card := save_directory / "README.md").exists():
@@ -263,14 +266,20 @@ class ViT(nn.Module, PyTorchModelHubMixin):
 
         Raises FileNotFoundError for a local path that is not there, ValueError for a folder that holds no ViT.
         """
-        name = str(name_or_path)
+        name = os.path.expanduser(name_or_path)
         if not os.path.isdir(name):
-            if os.path.exists(name) or os.path.isabs(name) or name.count("/") != 1:
+            on_hub = name.count("/") == 1 and not os.path.isabs(name) and not name.endswith("/model")
+            if not on_hub or os.path.exists(name) or os.path.isdir(os.path.dirname(name)):
                 raise FileNotFoundError(
                     f"there is no folder {name!r}; expected one that ViT.save_pretrained wrote (train writes "
                     "OUT_DIR/model), or 'owner/name' on the Hugging Face Hub"
                 )
-            return super().from_pretrained(name, strict=True, **kwargs)
+            try:
+                return super().from_pretrained(name, strict=True, **kwargs)
+            except Exception as error:  # the Hub, its transport, safetensors and torch each have errors of their own
+                raise FileNotFoundError(
+                    f"there is no folder {name!r}, and the Hugging Face Hub gave no ViT of that name: {error}"
+                ) from error
         try:
             with contextlib.redirect_stdout(None):  # the mixin announces that it reads a folder
                 return super().from_pretrained(name, strict=True, **kwargs)

@@ -1,7 +1,11 @@
 """Training recipes as named values: a name picks a model's shape (MODELS) and how it is trained (RECIPES)."""
 
+import difflib
+import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
+from airl.runtime import PRECISIONS
 from airl.vit.model import ViTConfig
 
 
@@ -38,46 +42,67 @@ class TrainConfig:
     mix_until: float = 0.75  # share of the epochs after which images are whole: not mixed, no patch dropped
 
     precision: str = "auto"  # "fp32", "bf16", "fp16", or what the hardware is fast at
-    compile: bool = False  # torch.compile: a minute or more to start, then faster steps
+    compile: bool | str = False  # torch.compile: minutes to start, then faster steps; "auto": on a GPU, for long runs
     seed: int = 0
 
     def __post_init__(self):
-        ranges = {
-            "a whole number above 0": (("epochs", "batch_size"), lambda x: isinstance(x, int) and x > 0),
-            "a whole number of pixels": (("crop_padding",), lambda x: isinstance(x, int) and x >= 0),
-            "a number above 0": (("lr",), lambda x: x > 0),
-            "None or a number above 0": (("grad_clip",), lambda x: x is None or x > 0),
-            "None or a number between 0 and 1": (("ema_decay",), lambda x: x is None or 0 < x < 1),
-            "0 or more": (("weight_decay", "mixup_alpha", "cutmix_alpha"), lambda x: x >= 0),
-            "a share below 1": (("warmup", "patch_drop"), lambda x: 0 <= x < 1),
+        checks = {
+            "a whole number above 0": (("epochs", "batch_size"), lambda x: _whole(x) and x > 0),
+            "a whole number of pixels": (("crop_padding",), lambda x: _whole(x) and x >= 0),
+            "a whole number": (("seed",), _whole),
+            "a number above 0": (("lr",), lambda x: _number(x) and x > 0),
+            "None or a number above 0": (("grad_clip",), lambda x: x is None or _number(x) and x > 0),
+            "None or a number between 0 and 1": (("ema_decay",), lambda x: x is None or _number(x) and 0 < x < 1),
+            "0 or more": (("weight_decay", "mixup_alpha", "cutmix_alpha"), lambda x: _number(x) and x >= 0),
+            "a share below 1": (("warmup", "patch_drop"), lambda x: _number(x) and 0 <= x < 1),
             "'adamw' or 'muon'": (("optimizer",), lambda x: x in ("adamw", "muon")),
             "'all' or 'matrices'": (("decay_on",), lambda x: x in ("all", "matrices")),
             "'cosine' or 'linear'": (("schedule",), lambda x: x in ("cosine", "linear")),
+            "'auto', 'fp32', 'bf16' or 'fp16'": (("precision",), lambda x: x in ("auto", *PRECISIONS)),
+            "True or False": (("flip", "auto_augment"), lambda x: isinstance(x, bool)),
+            "True, False or 'auto'": (("compile",), lambda x: isinstance(x, bool) or x == "auto"),
             "a share in [0, 1]": (
                 ("label_smoothing", "random_erasing", "mix_probability", "mix_until"),
-                lambda x: 0 <= x <= 1,
+                lambda x: _number(x) and 0 <= x <= 1,
             ),
         }
-        for expected, (names, is_valid) in ranges.items():
+        for expected, (names, is_valid) in checks.items():
             for name in names:
                 if not is_valid(getattr(self, name)):
-                    raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
+                    raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
 
 
-MODELS = {
-    "assignment": ViTConfig(),
-    "quick": ViTConfig(patch_size=8, dim=96, depth=4, heads=4, dropout=0.0, stem="conv"),
-    "best": ViTConfig(depth=7, dropout=0.0, drop_path=0.1, stem="conv", pool="mean"),
-    "fast": ViTConfig(dim=128, depth=6, heads=4, dropout=0.0, stem="conv", pool="mean"),
-}
+def _whole(x: object) -> bool:
+    return isinstance(x, Integral) and not isinstance(x, bool)
 
-RECIPES = {
-    "assignment": TrainConfig(
+
+def _number(x: object) -> bool:
+    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+
+
+class Recipes(dict):
+    """Values by name; a name that is not there is answered with those that are."""
+
+    def __missing__(self, name: str):
+        close = difflib.get_close_matches(str(name), self, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise KeyError(f"there is no recipe {name!r}: expected one of {', '.join(self)}{hint}")
+
+
+MODELS = Recipes(
+    assignment=ViTConfig(),
+    quick=ViTConfig(patch_size=8, dim=96, depth=4, heads=4, dropout=0.0, stem="conv"),
+    best=ViTConfig(depth=7, dropout=0.0, drop_path=0.1, stem="conv", pool="mean"),
+    fast=ViTConfig(dim=128, depth=6, heads=4, dropout=0.0, stem="conv", pool="mean"),
+)
+
+RECIPES = Recipes(
+    assignment=TrainConfig(
         name="assignment",
         about="The assignment's configuration to the letter, for 200 passes over CIFAR-10. Not yet measured to its "
         "end; the README's results table has what was measured.",
     ),
-    "quick": TrainConfig(
+    quick=TrainConfig(
         name="quick",
         about="Shows every step on two CPU cores in minutes, on the embedded shapes: 94.1% of their 1,000 test images "
         "after 25 epochs (seed 0, 2 threads, bf16 on an AMD EPYC, 2026-11-24).",
@@ -88,7 +113,7 @@ RECIPES = {
         grad_clip=1.0,
         auto_augment=False,
     ),
-    "best": TrainConfig(
+    best=TrainConfig(
         name="best",
         about="For 200 passes: Muon, and half of the patches dropped but for the last quarter, which the README's "
         "ablation chose at a small budget; mixup and cutmix, random erasing, drop path and averaged weights, which "
@@ -105,7 +130,7 @@ RECIPES = {
         mixup_alpha=0.8,
         cutmix_alpha=1.0,
     ),
-    "fast": TrainConfig(
+    fast=TrainConfig(
         name="fast",
         about="The most accuracy in a few passes: a small model, trained as best is without what pays only over many "
         "(AutoAugment, mixing, erasing, drop path, averaged weights). 81.2% after 12 passes over the JPEG copy of "
@@ -119,4 +144,4 @@ RECIPES = {
         auto_augment=False,
         patch_drop=0.5,
     ),
-}
+)

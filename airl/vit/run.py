@@ -47,11 +47,14 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.clock = time.perf_counter()
 
-        self.network = DistributedDataParallel(model) if group.size > 1 else model
-        self.compiled = runtime.compile(self.network) if config.compile else self.network
-        count, share = len(data.train), config.batch_size
         # A last batch too small to give each process an image joins the one before it.
-        self.steps_per_epoch = count // share + (count % share >= group.size)
+        self.steps_per_epoch = len(data.train) // config.batch_size
+        self.steps_per_epoch += len(data.train) % config.batch_size >= group.size
+        compiling = config.compile
+        if compiling == "auto":
+            compiling = runtime.compiling_pays(config.epochs * self.steps_per_epoch)
+        self.network = DistributedDataParallel(model) if group.size > 1 else model
+        self.compiled = runtime.compile(self.network) if compiling else self.network
         self.settings = {
             "recipe": {k: v for k, v in asdict(config).items() if k not in ("name", "about", "compile")},
             "model": asdict(model.config),

@@ -27,7 +27,7 @@ from airl.vit.run import Run
 SECONDS_BETWEEN_CHECKPOINTS = 30.0  # each is three times the weights, and a mounted drive keeps every version
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainResult:
     """A trained model, in eval mode, and how it got truntime.
 
@@ -57,6 +57,10 @@ class TrainResult:
     def seconds(self) -> float:
         """Wall time from the start to the last epoch's evaluation."""
         return sum(row["seconds"] for row in self.history)
+
+    def __repr__(self) -> str:
+        epochs = f"{len(self.history)} epochs of {self.data} to {self.accuracy:.2%}"
+        return f"TrainResult({self.config.name}: {epochs}, in {self.out_dir})"
 
     def table(self) -> str:
         """The run as the README's results table, in Markdown: its header and one row."""

@@ -82,6 +82,26 @@ def test_a_model_is_not_scored_on_other_classes(run, tmp_path, capsys):
     assert "knows blue, red" in capsys.readouterr().err
 
 
+def test_errors_speak_of_options(run, folder, capsys):
+    arguments = ["train", "--data", str(folder), "--recipe", "quick", "--batch-size", "8", "--out", str(run)]
+    assert main(arguments) == 1
+    assert "pass --resume to go on with it, or another --out" in capsys.readouterr().err
+    assert main(["evaluate", "--model", str(run / "none")]) == 1
+    assert "(train writes OUT/model)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_ctrl_c_is_one_line_and_status_130(run, folder, tmp_path, monkeypatch, capsys, saved):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vit, "train", interrupted)
+    out = str(run if saved else tmp_path)
+    assert main(["train", "--data", str(folder), "--recipe", "quick", "--out", out]) == 130
+    going_on = "; the same command with --resume goes on from the checkpoint" if saved else ""
+    assert capsys.readouterr().err == f"stopped{going_on}\n"
+
+
 def test_help_comes_from_the_module(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "airl.vit", "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
@@ -89,8 +109,8 @@ def test_help_comes_from_the_module(tmp_path):
     assert "python -m airl.vit train --data cifar10 --recipe assignment" in done.stdout
 
 
-def test_import_is_cheap(tmp_path):
-    code = "import sys, airl, airl.vit; print(sorted(sys.modules))"
+def test_import_is_cheap_and_plots_are_there_when_asked_for(tmp_path):
+    code = "import sys, airl, airl.vit; print(sorted(sys.modules)); airl.vit.plots.training_curves"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     for name in ("matplotlib", "torchvision", "timm", "transformers", "cv2", "segment_anything"):
         assert f"'{name}'" not in done.stdout

@@ -69,6 +69,32 @@ def test_evaluate_refuses_labels_the_model_does_not_know(model):
         vit.evaluate(model, split)
 
 
+def test_evaluate_refuses_classes_of_other_names(model):
+    images, labels = torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 2])
+    vit.evaluate(model, vit.Split(images, labels, ["red", "green", "blue"]))
+    with pytest.raises(ValueError, match="the model knows red, green, blue; the images are of bolt, ring, star"):
+        vit.evaluate(model, vit.Split(images, labels, ["bolt", "ring", "star"]))
+    split = vit.Dataset("tools", vit.Split(images, labels), vit.Split(images, labels), ["bolt", "ring", "star"]).test
+    with pytest.raises(ValueError, match="the model knows red"):
+        vit.evaluate(model, split.to("cpu"))
+
+
+def test_a_model_that_is_not_finite_predicts_nothing(model):
+    broken = vit.ViT(model.config)
+    broken.blocks[1].mlp.fc1.weight.data[3, 4] = float("nan")
+    with pytest.raises(ValueError, match="not a finite number: blocks.1.mlp.fc1.weight holds"):
+        vit.predict(broken, np.zeros((16, 16, 3), np.uint8))
+
+
+def test_a_notebook_shows_lines_not_tensors(report, model):
+    split = vit.Split(torch.zeros(2, 3, 16, 24, dtype=torch.uint8), torch.tensor([0, 2]))
+    assert repr(split) == "Split(2 images of 16x24 on cpu)"
+    data = vit.Dataset("tools", split, split, ["bolt", "ring", "star"])
+    assert repr(data).startswith("Dataset('tools': 3 classes, train Split(2 images") and "\n" not in repr(data)
+    assert repr(report).startswith("Evaluation(accuracy ") and "\n" not in repr(report)
+    assert report._repr_html_().count("<tr>") == 1 + C and "class 6" in report._repr_html_()
+
+
 def test_one_image_in_many_forms_gives_one_prediction(model, tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "image.png")

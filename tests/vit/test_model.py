@@ -225,6 +225,8 @@ def test_conv_stem_keeps_each_patchs_place():
         (dict(stem="conv", image_size=33, patch_size=3), "patch_size 3 is not a power of two"),
         (dict(pool="max"), "pool is 'max'"),
         (dict(mlp_ratio=0), "mlp_ratio is 0"),
+        (dict(dim="256"), "dim is '256'; expected a whole number"),
+        (dict(dropout=None), "dropout is None; expected a number"),
         (dict(classes=("cat", "dog")), "classes holds 2 names; expected num_classes, 10"),
     ],
 )
@@ -292,6 +294,20 @@ def test_a_failed_save_leaves_the_saved_model(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert torch.equal(ViT.from_pretrained(tmp_path / "model").position, model.position)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_looks_like_a_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    def asked(*_, **__):
+        raise OSError("no route to huggingface.co")
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", asked)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/q1", "elsewhere/model", "./q1", "/nowhere/q1", "~/none/model", "q1"):
+        with pytest.raises(FileNotFoundError, match="there is no folder '[^']*'; expected one"):
+            ViT.from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match="no folder 'me/vit', and the Hugging Face Hub gave no ViT .*no route"):
+        ViT.from_pretrained("me/vit")
 
 
 def test_a_missing_foreign_or_corrupt_model_is_named(tmp_path):

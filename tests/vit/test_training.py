@@ -1,6 +1,7 @@
 """The loop: it follows torch's own AdamW and cosine, resumes bit for bit, and never loses a checkpoint."""
 
 import csv
+import errno
 import functools
 import math
 import os
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from airl import vit
 from airl.vit import training
-from airl.vit.run import learning_rate
+from airl.vit.run import Run, learning_rate
 
 train = functools.partial(vit.train, device="cpu")
 
@@ -89,6 +90,13 @@ def test_the_linear_schedule_equals_torchs():
         assert learning_rate(config, step, 5) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         scheduler.step()
+
+
+def test_a_misspelt_recipe_is_answered_with_those_there_are():
+    for recipes in (vit.RECIPES, vit.MODELS):
+        with pytest.raises(KeyError, match="no recipe 'asignment': expected one of assignment, quick, .*'assignment'"):
+            recipes["asignment"]
+        assert "asignment" not in recipes
 
 
 def test_best_and_fast_keep_the_limit_of_parameters():
@@ -363,6 +371,24 @@ def test_other_settings_are_refused_by_name(finished):
     assert (folder / "checkpoint.pt").read_bytes() == before
 
 
+def test_a_checkpoint_from_before_a_field_was_made_had_its_default(finished):
+    """And from before there was one optimizer: AdamW alone in a list."""
+    folder, data, config, _ = finished
+    path = folder / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["settings"]["recipe"]["decay_on"], saved["settings"]["model"]["pool"]
+    saved["optimizers"] = [saved.pop("optimizer")]
+    torch.save(saved, path)
+    train(tiny_model(), data, config, folder, resume=True)
+    torch.save(saved, path)
+    with pytest.raises(ValueError, match="recipe.decay_on: 'all' in the checkpoint, 'matrices' now"):
+        train(tiny_model(), data, replace(config, decay_on="matrices"), folder, resume=True)
+    saved["settings"]["recipe"]["sharpness"] = 3
+    torch.save(saved, path)
+    with pytest.raises(ValueError, match="recipe.sharpness: 3 in the checkpoint, None now"):
+        train(tiny_model(), data, config, folder, resume=True)
+
+
 def test_names_and_compilation_are_no_settings(finished):
     folder, data, config, _ = finished
     train(tiny_model(), data, replace(config, name="renamed", about="more", compile=True), folder, resume=True)
@@ -415,6 +441,67 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     assert len(resumed.history) == 3
 
 
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_epoch(tmp_path, monkeypatch):
+    """By a file in its way, and by what the system says; what to do is told for each."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Run, "epoch", lambda *_: pytest.fail("trained"))
+    with pytest.raises(OSError, match=r"cannot write to .*file/run .*A file is in the way"):
+        train(tiny_model(), random_data(), CONFIG, tmp_path / "file" / "run")
+    for number, advice in ((errno.EACCES, "change its permissions"), (errno.ENOSPC, "Free some space")):
+
+        def refuse(*_, number=number, **__):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("tempfile.mkstemp", refuse)
+        with pytest.raises(OSError, match=f"cannot write to .*{os.strerror(number)}.*{advice}"):
+            train(tiny_model(), random_data(), CONFIG, tmp_path / "run")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = train(tiny_model(), random_data(), replace(CONFIG, epochs=1), "~/run")
+    assert result.out_dir == tmp_path / "run"
+    assert same_weights(vit.ViT.from_pretrained("~/run/model"), result.model)
+
+
+def test_checkpoints_and_calls_are_half_a_minute_apart(tmp_path, monkeypatch):
+    """After the first epoch, the last, and those that end 30 seconds after the last time; here each takes 12."""
+    monkeypatch.undo()
+    clock, real = [0.0], Run.epoch
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+
+    def epoch(run, bar):
+        real(run, bar)
+        clock[0] += 12.0
+
+    monkeypatch.setattr(Run, "epoch", epoch)
+    calls = []
+
+    def on_epoch(history):
+        saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        assert saved["epoch"] == len(history) == len((tmp_path / "history.csv").read_text().splitlines()) - 1
+        calls.append(len(history))
+
+    train(tiny_model(), random_data(), replace(CONFIG, epochs=8), tmp_path, on_epoch=on_epoch)
+    assert calls == [1, 4, 7, 8]
+
+
+def test_seconds_count_all_that_a_user_waits_for(tmp_path):
+    """Drawing and saving between the epochs are in the next row."""
+    start = time.perf_counter()
+    result = train(tiny_model(), random_data(), CONFIG, tmp_path, on_epoch=lambda _: time.sleep(0.2))
+    waited = time.perf_counter() - start
+    assert min(row["seconds"] for row in result.history[1:]) > 0.2
+    assert 0.4 < result.seconds < waited
+
+
+def test_diverging_in_the_first_epoch_claims_no_checkpoint(tmp_path):
+    model = tiny_model()
+    model.head.bias.data.fill_(math.nan)
+    with pytest.raises(vit.TrainingDiverged, match="became nan in epoch 1; nothing was saved"):
+        train(model, random_data(), CONFIG, tmp_path)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     data = random_data()
     model = tiny_model()
@@ -423,7 +510,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         if len(history) == 2:
             model.head.bias.data.fill_(math.nan)
 
-    with pytest.raises(vit.TrainingDiverged, match="became nan in epoch 3"):
+    with pytest.raises(vit.TrainingDiverged, match="became nan in epoch 3; the checkpoint of epoch 2 is kept"):
         train(model, data, CONFIG, tmp_path, on_epoch=poison)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert saved["epoch"] == 2 and all(torch.isfinite(value).all() for value in saved["model"].values())
@@ -452,7 +539,6 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
         (dict(batch_size=51), {}, "batch_size is 51; expected at most the 50 training images"),
         ({}, dict(image_size=32), "random has images of .*16, 16.*image_size is 32"),
         ({}, dict(num_classes=10), "random has 3 classes; the model's num_classes is 10"),
-        (dict(precision="int8"), {}, "precision is 'int8'"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, changes, shape, message):
@@ -466,8 +552,8 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, changes,
     [
         (dict(epochs=0), "epochs is 0"),
         (dict(lr=-1.0), "lr is -1.0"),
-        (dict(optimizer="sgd"), "optimizer is sgd; expected 'adamw' or 'muon'"),
-        (dict(schedule="step"), "schedule is step; expected 'cosine' or 'linear'"),
+        (dict(optimizer="sgd"), "optimizer is 'sgd'; expected 'adamw' or 'muon'"),
+        (dict(schedule="step"), "schedule is 'step'; expected 'cosine' or 'linear'"),
         (dict(patch_drop=1.0), "patch_drop is 1.0; expected a share below 1"),
         (dict(warmup=1.0), "warmup is 1.0; expected a share below 1"),
         (dict(batch_size=2.5), "batch_size is 2.5; expected a whole number above 0"),
@@ -476,6 +562,16 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, changes,
         (dict(ema_decay=1.0), "ema_decay is 1.0; expected None or a number between 0 and 1"),
         (dict(mixup_alpha=-0.1), "mixup_alpha is -0.1; expected 0 or more"),
         (dict(label_smoothing=1.5), "label_smoothing is 1.5"),
+        (dict(lr="1e-3"), "lr is '1e-3'; expected a number above 0"),
+        (dict(lr=math.nan), "lr is nan"),
+        (dict(epochs=True), "epochs is True; expected a whole number"),
+        (dict(grad_clip="1"), "grad_clip is '1'"),
+        (dict(warmup=None), "warmup is None"),
+        (dict(seed=0.5), "seed is 0.5; expected a whole number"),
+        (dict(flip="no"), "flip is 'no'; expected True or False"),
+        (dict(compile="yes"), "compile is 'yes'; expected True, False or 'auto'"),
+        (dict(precision="int8"), "precision is 'int8'; expected 'auto', 'fp32', 'bf16' or 'fp16'"),
+        (dict(decay_on="some"), "decay_on is 'some'"),
     ],
 )
 def test_a_wrong_recipe_is_named(changes, message):
