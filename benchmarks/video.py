@@ -35,6 +35,7 @@ from airl.scenes import clips
 from airl.seg.metrics import boundary_f, iou
 from airl.seg.pipeline import TextSegmenter
 from airl.seg.video.frames import write_mp4
+from airl.seg.video.rules import find_seeds
 from airl.seg.video.tracker import VideoTracker
 
 KINDS = [kind for kind in clips.KINDS if kind != "absent"]
@@ -96,10 +97,8 @@ def by_sam2_per_frame(tracker: VideoTracker) -> Way:
         for image in images:
             tracker.clipseg.set_image(image)
             heatmap = tracker.clipseg.predict([prompt])[0]
-            cache, pixels, masks = tracker._cache(), tracker._pixels(image), []
-            for seed in tracker._seeds(heatmap):
-                masks.append(tracker._start(cache, 0, pixels, seed, size)[1] > 0)
-            found.append(masks)
+            view = tracker.sam2.see(0, image)
+            found.append([tracker.sam2.start(view, seed)[1].mask for seed in find_seeds(heatmap, tracker.recipe)])
         return linked(found, size)
 
     return way

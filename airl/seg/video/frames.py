@@ -4,7 +4,9 @@ import hashlib
 import re
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +167,19 @@ class _File(Frames):
             raise ValueError(f"{self.name} holds no frame that ffmpeg can decode: {said}")
         if data or ffmpeg.returncode or count < 0.95 * self.length - 2:
             raise ValueError(f"{self.name} is damaged: {count} of about {self.length} frames could be read: {said}")
+
+
+def backwards(clip: Frames, t: int, recent: deque[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames before t, the last first: the recent ones are at hand, older ones are read again in blocks."""
+    for image in reversed(recent):
+        t -= 1
+        yield t, image
+    while t > 0:
+        start = max(0, t - recent.maxlen)
+        block = list(islice(clip.read(start), t - start))
+        while block:
+            t -= 1
+            yield t, block.pop()
 
 
 def _last_line(text: str) -> str:

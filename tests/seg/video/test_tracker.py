@@ -1,155 +1,20 @@
-"""The oracle of the tracker is transformers' own, unpruned session; its quality is judged on clips with exact truth."""
+"""Quality is judged on clips with exact truth."""
 
 import json
-from pathlib import Path
+from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
-import torch
-from transformers import Sam2VideoModel
 
-from airl import runtime, seg
 from airl.scenes import clips, shapes
-from airl.seg.video import tracker as video
 from airl.seg.video.frames import open_clip
+from airl.seg.video.memory import VideoSam2
 from airl.seg.video.tracker import VideoTracker
-from training.train_tiny_video import small_sam2_video
-
-
-class ByColour:
-    """Stands in for CLIPSeg: what has the prompt's colour is hot. Blind in the frames that `blind` says."""
-
-    def __init__(self, blind=lambda asked: False):
-        self.asked, self.blind = 0, blind
-
-    def set_image(self, image):
-        self.image = image
-
-    def predict(self, prompts):
-        self.asked += 1
-        maps = []
-        for prompt in prompts:
-            far = np.linalg.norm(self.image / 255 - np.array(shapes.COLOURS[shapes.parse(prompt)[0]]), axis=-1)
-            hot = cv2.GaussianBlur((far < 0.3).astype(np.float32), (5, 5), 0)
-            maps.append(hot * (0.0 if self.blind(self.asked) else 1.0))
-        return np.stack(maps)
-
-
-@pytest.fixture(scope="session")
-def untrained():
-    """A small Sam2VideoModel of random weights that takes its object to be there always."""
-    torch.manual_seed(0)
-    model = small_sam2_video().eval()
-    with torch.no_grad():
-        model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(3.0)
-    return model
-
-
-@pytest.fixture(scope="session")
-def trained():
-    """The small model that is shipped."""
-    return Sam2VideoModel.from_pretrained(Path(seg.__file__).parent / "tiny/video", dtype=torch.float32)
-
-
-@pytest.fixture
-def truthful(trained, cpu):
-    """The small model that is shipped, with a heat-map that does not err."""
-    return VideoTracker(ByColour(), trained, "by colour", cpu)
-
-
-def clip_of(kind, seed, frames=24, size=(96, 112)):
-    """Pictures, the truth by prompt, and a prompt that says the asked object's colour."""
-    one = clips.clip(seed, frames, size, kind)
-    images, ids = one.render()
-    prompt = shapes.phrase(one.objects[one.asked()[0] - 1].colour, None)
-    return images, np.isin(ids, one.asked(prompt)), prompt
-
-
-def iou(a, b):
-    return (a & b).sum() / max(1, (a | b).sum())
+from tests.seg.video.by_colour import ByColour, clip_of, iou
 
 
 def files(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-# --------------------------------------------------------------------------------------------- the memory
-
-
-def plain(model, tracker, images, t0, seed, reverse):
-    """Logits of every frame from t0 on (or back), by transformers' processor and a session that keeps everything."""
-    from transformers import Sam2VideoProcessor
-    from transformers.models.sam2.image_processing_sam2 import Sam2ImageProcessor
-    from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
-    from transformers.models.sam2_video.video_processing_sam2_video import Sam2VideoVideoProcessor
-
-    processor = Sam2VideoProcessor(Sam2ImageProcessor(), Sam2VideoVideoProcessor(), target_size=tracker.side)
-    frames = torch.cat([tracker._pixels(image) for image in images])
-    H, W = images.shape[1:3]
-    session = Sam2VideoInferenceSession(frames, H, W, dtype=torch.float32)
-    prompt = {"input_points": [[[seed.point.tolist()]]], "input_labels": [[[1]]], "input_boxes": [[seed.box.tolist()]]}
-    processor.add_inputs_to_inference_session(session, t0, 1, **prompt)
-    model(session, frame_idx=t0)
-    logits = {}
-    for out in model.propagate_in_video_iterator(session, start_frame_idx=t0, reverse=reverse):
-        masks = torch.nn.functional.interpolate(out.pred_masks, (H, W), mode="bilinear", align_corners=False)
-        logits[out.frame_idx] = masks[0, 0].numpy()
-    return logits
-
-
-@pytest.mark.parametrize("which", ["trained", "untrained"])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_a_pruned_memory_gives_what_transformers_own_session_gives(request, cpu, reverse, which):
-    model = request.getfixturevalue(which)
-    tracker = VideoTracker(ByColour(), model, where=cpu)
-    images, truth, _ = clip_of("moving", 3)
-    size, t0 = images.shape[1:3], 20 if reverse else 2
-    seed = video.make_seeds(truth[t0].astype(np.float32), "components", box=True).seeds[0]
-    there = plain(model, tracker, images, t0, seed, reverse)
-
-    cache = tracker._cache()
-    session, logits, _ = tracker._start(cache, t0, tracker._pixels(images[t0]), seed, size)
-    here = {t0: logits}
-    for t in range(t0 - 1, -1, -1) if reverse else range(t0 + 1, len(images)):
-        here[t], _ = tracker._step(session, t, tracker._pixels(images[t]), size, reverse)
-    assert here.keys() == there.keys() and len(here) > 15
-    for t in here:
-        np.testing.assert_allclose(here[t], there[t], atol=1e-3)  # the same sums, of logits of about 10
-    assert any(0.001 < (m > 0).mean() < 0.999 for m in here.values()), "masks all or nothing would prove nothing"
-
-
-def held(session):
-    """How many numbers a memory holds."""
-
-    def count(thing):
-        if isinstance(thing, torch.Tensor):
-            return thing.numel()
-        values = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, list | tuple) else ()
-        return sum(map(count, values))
-
-    return count(vars(session)) + count(vars(session.cache))
-
-
-def test_what_a_memory_holds_does_not_grow(untrained, cpu):
-    tracker = VideoTracker(ByColour(), untrained, where=cpu)
-    one = clips.clip(3, 60, (64, 64), "moving")
-    image, ids = one.draw(0)
-    seed = video.make_seeds((ids == 1).astype(np.float32), "components", box=True).seeds[0]
-    session, *_ = tracker._start(tracker._cache(), 0, tracker._pixels(image), seed, (64, 64))
-    sizes = []
-    for t in range(1, 60):
-        tracker._step(session, t, tracker._pixels(one.draw(t)[0]), (64, 64))
-        sizes.append(held(session))
-    assert sizes[10] == sizes[-1] == max(sizes[10:])
-    assert len(session.output_dict_per_obj[0]["non_cond_frame_outputs"]) <= 6  # max_object_pointers_in_encoder
-
-
-def test_half_precision_follows_the_same_object(trained):
-    images, truth, prompt = clip_of("moving", 1, frames=8)
-    where = runtime.choose("cpu", "bf16")
-    result = VideoTracker(ByColour(), trained, where=where).track(images, prompt, progress=False)
-    assert np.mean([iou(result.mask(t), truth[t]) for t in range(8)]) > 0.6
 
 
 # --------------------------------------------------------------------------------------------- a clip
@@ -269,28 +134,8 @@ def test_a_false_alarm_is_taken_back(trained, cpu):
     assert not result.found and not any(result.mask(t).any() for t in range(24))
 
 
-def test_a_drifted_track_is_corrected_and_a_good_one_left(truthful):
-    images, truth, prompt = clip_of("moving", 3)
-    size, pixels, cache = truth[0].shape, truthful._pixels(images[4]), truthful._cache()
-    first, then = (video.make_seeds(truth[t].astype(np.float32), "components", box=True).seeds[0] for t in (0, 4))
-    session, *_ = truthful._start(cache, 0, truthful._pixels(images[0]), first, size)
-    one = video._Object(1, prompt, session, doubt=None)
-
-    drifted = np.roll(truth[4], 8, axis=1)  # half on it
-    good = np.where(truth[4], 10, -10).astype(np.float32)
-    for logits, others, corrected in (
-        (np.where(drifted, 10, -10), [], True),
-        (good, [], False),
-        (np.where(drifted, 10, -10), [video._Object(2, prompt, session, doubt=None)], False),  # whose is the seed?
-    ):
-        one.session, seen = session, {1: (logits, 0.9), 2: (good, 0.9)}
-        truthful._correct(cache, 4, pixels, then, [one, *others], seen)
-        assert (iou(seen[1][0] > 0, truth[4]) > iou(drifted, truth[4])) == (corrected or logits is good)
-        assert set(one.session.output_dict_per_obj[0]["cond_frame_outputs"]) == ({0, 4} if corrected else {0})
-
-
 def test_the_end_of_what_stays_out_of_sight(truthful):
-    truthful.patience = 1
+    truthful.recipe = replace(truthful.recipe, patience=1)
     images, truth, prompt = clip_of("returning", 1, frames=40)
     gone = images.copy()
     gone[12:] = images[np.flatnonzero(~truth.any((1, 2)))[0]]
@@ -301,16 +146,16 @@ def test_the_end_of_what_stays_out_of_sight(truthful):
 # --------------------------------------------------------------------------------------------- interruption
 
 
-class Interrupted(VideoTracker):
+class Interrupted(VideoSam2):
     """Stops like Ctrl-C once it has followed objects for so many steps."""
 
     steps, stop = 0, None
 
-    def _step(self, *arguments, **options):
+    def follow(self, *arguments, **options):
         self.steps += 1
         if self.stop is not None and self.steps > self.stop:
             raise KeyboardInterrupt
-        return super()._step(*arguments, **options)
+        return super().follow(*arguments, **options)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -318,23 +163,24 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(trained, cpu, tmp_path, sh
     images, _, prompt = clip_of("late", 1, frames=32)
 
     def tracker(stop=None):
-        one = Interrupted(ByColour(), trained, "same", cpu)
-        one.stop = stop
+        one = VideoTracker(ByColour(), trained, "same", cpu)
+        one.sam2 = Interrupted(trained, cpu)
+        one.sam2.stop = stop
         return one
 
     whole = tracker()
     whole.track(images, prompt, tmp_path / "whole", every=5, progress=False)
     with pytest.raises(KeyboardInterrupt):
-        tracker(int(share * whole.steps)).track(images, prompt, tmp_path / "parts", every=5, progress=False)
+        tracker(int(share * whole.sam2.steps)).track(images, prompt, tmp_path / "parts", every=5, progress=False)
     assert not (tmp_path / "parts/tracks.json").exists()
     rest = tracker()
     rest.track(images, prompt, tmp_path / "parts", every=5, progress=False)
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
-    assert rest.steps < whole.steps or share < 0.5
+    assert rest.sam2.steps < whole.sam2.steps or share < 0.5
 
     again = tracker(stop=0)  # what is finished is read, not done again
     result = again.track(images, prompt, tmp_path / "parts", every=5, progress=False)
-    assert again.steps == 0 and result.found
+    assert again.sam2.steps == 0 and result.found
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
@@ -379,39 +225,6 @@ def test_errors(truthful, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="unknown SAM 2 'sam3'; choose one of sam2.1-hiera-tiny"):
         VideoTracker.from_pretrained("sam3")
-
-
-# --------------------------------------------------------------------------------------------- parts
-
-
-def test_compose_gives_a_pixel_to_the_higher_logit():
-    a, b = np.full((2, 3), -1.0), np.full((2, 3), -1.0)
-    a[0], b[0, 1:], b[1, 0] = 2.0, [1.0, 3.0], 0.5
-    np.testing.assert_array_equal(video.compose({4: a, 9: b}, (2, 3)), [[4, 4, 9], [9, 0, 0]])
-    assert not video.compose({}, (2, 3)).any()
-
-
-def test_of_two_tracks_on_one_object_the_surer_has_it():
-    a, b, c = (video._Object(i, "a star", None, None) for i in (1, 2, 3))
-    other = video._Object(4, "a ring", None, None)
-    disc = np.hypot(*(np.mgrid[:20, :20] - 10)) < 6
-    shifted = np.roll(disc, 8, axis=1)
-    seen = {1: (disc - 0.5, 0.8), 2: (disc - 0.5, 0.9), 3: (shifted - 0.5, 0.7), 4: (disc - 0.5, 1.0)}
-    assert [video._doubled(one, [a, b, c, other], seen) for one in (a, b, c, other)] == [True, False, False, False]
-
-
-def test_masks_keep_ids_and_scores_and_change_one_alone(tmp_path):
-    masks = video._Masks(tmp_path)
-    ids = np.array([[1, 1, 0], [0, 2, 2]], np.uint8)
-    masks.write(3, ids, {1: 0.75, 2: 0.5})
-    masks.change(3, 3, np.array([[True, True, True], [False, False, False]]), 0.25)
-    got, scores = masks.read(3)
-    np.testing.assert_array_equal(got, [[1, 1, 3], [0, 2, 2]])
-    assert scores == {1: 0.75, 2: 0.5, 3: 0.25}
-    masks.change(3, 1, np.zeros((2, 3), bool), 0.0)
-    got, scores = masks.read(3)
-    np.testing.assert_array_equal(got, [[0, 0, 3], [0, 2, 2]])
-    assert scores == {2: 0.5, 3: 0.25}
 
 
 # --------------------------------------------------------------------------------------------- the small models

@@ -1,0 +1,117 @@
+"""Each rule by itself, on clips whose truth is known."""
+
+import numpy as np
+import pytest
+
+from airl.seg.video.frames import open_clip
+from airl.seg.video.memory import Seen, VideoSam2
+from airl.seg.video.rules import Followed, Rules, TrackingRecipe, compose
+from airl.seg.video.store import masks_of
+from tests.seg.video.by_colour import ByColour, clip_of, iou
+
+
+@pytest.fixture
+def begun(truthful, tmp_path):
+    """Rules that have followed their one track, number 1, through the frames 0 to 3, with pictures, truth and masks."""
+    images, truth, prompt = clip_of("moving", 1)
+    masks = masks_of(tmp_path, [prompt])
+    rules = Rules(ByColour(), truthful.sam2, TrackingRecipe(every=4), open_clip(images), [prompt], masks)
+    for t in range(4):
+        rules.step(t, images[t])
+    assert [one.id for one in rules.live] == [1]
+    return rules, images, truth, masks[prompt]
+
+
+def second(rules):
+    """A second track of the same object."""
+    (one,) = rules.live
+    two = Followed(2, one.prompt, rules.sam2.recall(one.memory), None)
+    rules.live.append(two)
+    rules.tracks[2] = {"prompt": one.prompt, "last": 3, "ended": None}
+    return one, two
+
+
+def sees(monkeypatch, rules, answers):
+    """Let the memories of these tracks give such masks, at such scores; others what they do give."""
+    known = {one.memory: Seen(np.where(mask, 10, -10).astype(np.float32), score) for one, mask, score in answers}
+    real = VideoSam2.follow
+    monkeypatch.setattr(
+        rules.sam2, "follow", lambda memory, *rest, **options: known.get(memory) or real(rules.sam2, memory, *rest)
+    )
+    return known
+
+
+def test_a_drifted_track_is_corrected_and_a_good_one_left(begun, monkeypatch):
+    rules, images, truth, masks = begun
+    (one,) = rules.live
+    before = one.memory
+    for shift, corrected in ((9, True), (0, False)):
+        one.memory = before
+        sees(monkeypatch, rules, [(one, np.roll(truth[4], shift, axis=1), 0.9)])
+        rules.step(4, images[4])
+        assert iou(masks.read(4)[0] == 1, truth[4]) > 0.8
+        assert one.memory.seeded == ({0, 4} if corrected else {0}) and (one.memory is before) != corrected
+
+
+def test_a_component_with_two_tracks_corrects_neither(begun):
+    rules, images, truth, _ = begun
+    one, two = second(rules)
+    rules.ask()
+    drifted = Seen(np.where(np.roll(truth[3], 9, axis=1), 10, -10), 0.9)
+    for other, corrected in ((drifted, False), (Seen(drifted.logits * 0 - 1, 0.9), True)):
+        before, rules.seen = one.memory, {1: drifted, 2: other}
+        rules.correct()
+        assert (one.memory is not before) == corrected
+        one.memory = before
+
+
+def test_of_two_tracks_on_one_object_the_surer_has_it(begun, monkeypatch):
+    rules, images, truth, masks = begun
+    one, two = second(rules)
+    for scores, winner in (((0.8, 0.9), 2), ((0.9, 0.8), 1), ((0.9, 0.9), 1)):
+        sees(monkeypatch, rules, [(one, truth[5], scores[0]), (two, truth[5], scores[1])])
+        rules.step(5, images[5])
+        ids, told = masks.read(5)
+        assert set(np.unique(ids)) == {0, winner} == {0, *told}
+
+
+def test_what_doubles_is_doubtful_and_ends_at_the_asking_after(begun, monkeypatch):
+    rules, images, truth, _ = begun
+    one, two = second(rules)
+    for t in range(4, 9):
+        sees(monkeypatch, rules, [(one, truth[t], 0.9), (two, truth[t], 0.8)])
+        rules.step(t, images[t])
+        if t < 8:
+            assert (one.doubt, two.doubt) == (None, 4) and rules.live == [one, two]
+    assert rules.live == [one] and rules.lost == [two]
+    assert rules.tracks[1]["ended"] is None and "at frame 8: no longer" in rules.tracks[2]["ended"]
+
+
+def test_only_tracks_of_the_same_prompt_that_overlap_enough_are_doubled(begun):
+    rules, *_ = begun
+    a, b, c = (Followed(i, "a star", None, None) for i in (1, 2, 3))
+    other = Followed(4, "a ring", None, None)
+    disc = np.hypot(*(np.mgrid[:20, :20] - 10)) < 6
+    rules.live = [a, b, c, other]
+    shifted = np.roll(disc, 8, axis=1)
+    rules.seen = {
+        1: Seen(disc - 0.5, 0.8), 2: Seen(disc - 0.5, 0.9), 3: Seen(shifted - 0.5, 0.7), 4: Seen(disc - 0.5, 1.0)
+    }  # fmt: skip
+    assert [rules.is_double(one) for one in rules.live] == [True, False, False, False]
+
+
+def test_compose_gives_a_pixel_to_the_higher_logit():
+    a, b = np.full((2, 3), -1.0), np.full((2, 3), -1.0)
+    a[0], b[0, 1:], b[1, 0] = 2.0, [1.0, 3.0], 0.5
+    np.testing.assert_array_equal(compose({4: a, 9: b}, (2, 3)), [[4, 4, 9], [9, 0, 0]])
+    assert not compose({}, (2, 3)).any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"every": 0}, {"every": 2.5}, {"threshold": float("nan")}, {"confirm": 2}, {"min_area": -1}, {"patience": True}],
+)
+def test_a_recipe_refuses_by_name_what_it_cannot_follow(change):
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; expected"):
+        TrackingRecipe(**change)
