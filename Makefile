@@ -1,10 +1,8 @@
 PYTHON ?= python3
-# A matching pair: pip alone may pair the newest torchvision with another torch.
-TORCH  ?= torch==2.13.0 torchvision==0.28.0
 
-.PHONY: run test clean
+.PHONY: run test lowest docs clean
 
-run: .venv/ready
+run: .venv/ready  # both notebooks in their quick profile, executed, as notebook and HTML, in out/
 	rm -rf out/q1/shapes-quick-*  # start the quick run anew
 	AIRL_PROFILE=quick .venv/bin/jupyter nbconvert --execute --to notebook --output-dir out q1.ipynb q2.ipynb
 	.venv/bin/jupyter nbconvert --to html --output-dir out out/q1.ipynb out/q2.ipynb
@@ -13,23 +11,23 @@ test: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
 
+lowest: .venv-lowest/ready  # the tests with the lowest versions that requirements.txt allows
+	.venv-lowest/bin/python -m pytest
+
+docs: .venv/ready  # pages of the API from the docstrings, in out/api/
+	.venv/bin/pip install --quiet --editable '.[docs]'
+	.venv/bin/pdoc --output-directory out/api airl
+
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-lowest out
 
-# PyPI's torchvision for Linux is linked against CUDA. Beside a CPU-only torch its C++ half does not load, and then
-# `import torchvision` fails for want of two operator declarations; nothing here calls either, so declare them.
-define DECLARE_OPS
-if not _has_ops():
-    for _name in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou) -> Tensor")
-endef
-export DECLARE_OPS
-
-.venv/ready: requirements.txt pyproject.toml Makefile
+.venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet $(TORCH)
 	.venv/bin/pip install --quiet --editable '.[test]'
-	.venv/bin/python -c "import torchvision" 2>&1 | grep -q "operator torchvision::nms does not exist" && \
-		echo "$$DECLARE_OPS" >> "$$(echo .venv/lib/python3*/site-packages/torchvision/extension.py)" || true
-	.venv/bin/python -c "import torchvision"
+	touch $@
+
+.venv-lowest/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	sed 's/>=/==/' requirements.txt > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet --editable '.[test]' --constraint .venv-lowest/lowest.txt
 	touch $@

@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the table of results in README.md, from benchmarks/results/*.json.
+"""Write docs/results.md, and README.md's tables of results and times, from benchmarks/results/*.json.
 
     python -m benchmarks.report
 
@@ -14,7 +14,6 @@ from airl.files import atomic_write
 from benchmarks.record import RESULTS, ROOT, Value, record
 
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
-BEGIN, END = "<!-- results: python -m benchmarks.report -->", "<!-- end of results -->"
 
 INTRODUCTION = """# Results
 
@@ -132,6 +131,18 @@ def headlines(results: dict[str, list[dict]]) -> str:
     return table(rows)
 
 
+def times(results: dict[str, list[dict]]) -> str:
+    """How long 200 epochs of recipe `assignment` take, of README.md: by machine, at the rate that was measured last."""
+    hours = {}
+    for one in sorted(results["train_step"] + results["training"], key=lambda one: one["date"], reverse=True):
+        row = one["rows"][0]
+        name, rate = next(iter(row.values())), row.get("training images/s", row.get("images/s"))
+        if name in ("AIRL", "assignment"):
+            said = f"{200 * 50_000 / rate / 3600:,.0f} hours on {one['machine']} at {rate:,} images/s"
+            hours.setdefault(one["machine"], said)
+    return f"200 epochs of `assignment` take {', '.join(hours.values())}."
+
+
 def _find(results: dict[str, list[dict]], name: str, column: str, label: str) -> tuple[dict, dict]:
     """The row of the newest record whose first value is `label` or goes on from it, and its record."""
     for one in sorted(results.get(name, []), key=lambda one: one["date"], reverse=True):
@@ -198,11 +209,16 @@ def _first_words(label: str) -> str:
     return label.split(":")[0]
 
 
+BLOCKS = {"results": headlines, "times": times}  # of README.md
+
+
 def readme(text: str, results: dict[str, list[dict]]) -> str:
-    """README.md's text with its table of results renewed."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{headlines(results)}\n\n{END}{after}"
+    """README.md's text with its tables made anew."""
+    for name, make in BLOCKS.items():
+        begin, end = f"<!-- {name}: python -m benchmarks.report -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{make(results)}\n{end}{rest.partition(end)[2]}"
+    return text
 
 
 def main() -> None:

@@ -1,0 +1,18 @@
+"""`python -m airl`: the version, and what there is to run."""
+
+import airl
+
+COMMANDS = {
+    "airl.vit": "train, evaluate or use a Vision Transformer",
+    "airl.seg": "cut objects out of pictures with a text prompt",
+}
+
+
+def main() -> None:
+    print(f"AIRL {airl.__version__}\n")
+    for module, purpose in COMMANDS.items():
+        print(f"python -m {module:9} --help    {purpose}")
+
+
+if __name__ == "__main__":
+    main()
