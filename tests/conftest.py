@@ -10,6 +10,13 @@ CPU = runtime.Runtime(torch.device("cpu"), "fp32")
 WORDS = ["<pad>", "<start>", "<unknown>", "<end>", "a", "the", "photo", "of", "red", "blue", "circle", "star"]
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA GPU"))
+
+
 @pytest.fixture(scope="session")
 def cpu():
     return CPU
@@ -89,3 +96,30 @@ def tiny_sam_config():
 def tiny_sam():
     torch.manual_seed(0)
     return build_sam(TINY_SAM).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_sam2():
+    from transformers import Sam2Config, Sam2Model
+
+    torch.manual_seed(0)
+    config = Sam2Config(
+        vision_config=dict(
+            backbone_config=dict(
+                model_type="sam2_hiera_det_model",
+                hidden_size=16,
+                embed_dim_per_stage=[16, 32, 64, 128],
+                num_attention_heads_per_stage=[1, 2, 4, 8],
+                blocks_per_stage=[1, 1, 2, 1],
+                global_attention_blocks=[3],
+                window_size_per_stage=[4, 4, 4, 4],
+                image_size=[128, 128],
+            ),
+            backbone_channel_list=[128, 64, 32, 16],
+            backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+            fpn_hidden_size=32,
+        ),
+        prompt_encoder_config=dict(hidden_size=32, image_size=128, patch_size=16),
+        mask_decoder_config=dict(hidden_size=32, mlp_dim=32, iou_head_hidden_dim=32),
+    )
+    return Sam2Model(config).eval()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import Sam2Config, Sam2Model, Sam2Processor, SamConfig, SamModel
+from transformers import Sam2Model, Sam2Processor, SamConfig, SamModel
 
 from airl import images
 from airl.scenes import shapes
@@ -219,29 +219,9 @@ def test_no_picture_set(tiny_sam, scene, cpu, their_sam2):
 # --------------------------------------------------------------------------------------------- SAM 2
 
 
-@pytest.fixture(scope="module")
-def their_sam2():
-    torch.manual_seed(0)
-    config = Sam2Config(
-        vision_config=dict(
-            backbone_config=dict(
-                model_type="sam2_hiera_det_model",
-                hidden_size=16,
-                embed_dim_per_stage=[16, 32, 64, 128],
-                num_attention_heads_per_stage=[1, 2, 4, 8],
-                blocks_per_stage=[1, 1, 2, 1],
-                global_attention_blocks=[3],
-                window_size_per_stage=[4, 4, 4, 4],
-                image_size=[128, 128],
-            ),
-            backbone_channel_list=[128, 64, 32, 16],
-            backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
-            fpn_hidden_size=32,
-        ),
-        prompt_encoder_config=dict(hidden_size=32, image_size=128, patch_size=16),
-        mask_decoder_config=dict(hidden_size=32, mlp_dim=32, iou_head_hidden_dim=32),
-    )
-    return Sam2Model(config).eval()
+@pytest.fixture
+def their_sam2(tiny_sam2):
+    return tiny_sam2
 
 
 @pytest.mark.parametrize("prompt", [{}, {"box": True, "negatives": 2}])
