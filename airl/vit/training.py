@@ -29,7 +29,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 30.0  # each is three times the weights, and a mou
 
 @dataclass(repr=False)
 class TrainResult:
-    """A trained model, in eval mode, and how it got truntime.
+    """A trained model, in eval mode, and how it got there.
 
     `history` has one row an epoch: epoch (from 1), lr, train_loss and train_accuracy (on the augmented images, as
     they were seen), test_loss, test_accuracy, images_per_second (training alone), seconds (all that passed since the

@@ -16,7 +16,8 @@ from airl.scenes import clips, shapes
 from airl.seg import plots
 from airl.seg.clipseg import ClipSeg
 from airl.seg.metrics import iou
-from airl.seg.sam import SegmentAnything, SegmentAnything2
+from airl.seg.sam import SegmentAnything
+from airl.seg.sam2 import SegmentAnything2
 from airl.seg.seeds import make_seeds
 from airl.seg.video import VideoTracker
 from tests.pretend_gpu import CUDA, pretend_gpu
@@ -36,6 +37,13 @@ def close_figures():
 @pytest.fixture(params=[T4, A100], ids=["T4", "A100"])
 def gpu(request):
     with pretend_gpu(*request.param) as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def a100():
+    """For the embedded models, which run in fp32 on any GPU."""
+    with pretend_gpu(*A100) as gpu:
         yield gpu
 
 
@@ -69,7 +77,7 @@ def test_the_pipeline_with_every_seeding_and_hint(gpu, scene, tiny_clipseg, tiny
 
 
 @pretended
-def test_every_plot(gpu, tmp_path):
+def test_every_plot(a100, tmp_path):
     segmenter = seg.TextSegmenter.tiny("best")
     assert next(segmenter.clipseg.model.parameters()).device == CUDA
     scene = shapes.scene(3, (96, 96), "convex")
@@ -85,10 +93,10 @@ def test_every_plot(gpu, tmp_path):
 
 @pretended
 @pytest.mark.parametrize("recipe", seg.RECIPES)
-def test_the_embedded_models_give_the_cpus_masks(gpu, recipe):
+def test_the_embedded_models_give_the_cpus_masks(a100, recipe):
     there, here = seg.TextSegmenter.tiny(recipe), seg.TextSegmenter.tiny(recipe, device="cpu")
     scene = shapes.scene(3, (96, 96), "several")
-    with gpu.count() as count:
+    with a100.count() as count:
         one = there(scene.image, scene.prompt)
     other = here(scene.image, scene.prompt)
     assert one.found and (one.mask == other.mask).all() and one.score == pytest.approx(other.score, abs=1e-6)
@@ -111,10 +119,10 @@ def test_sam2(gpu, scene, tiny_sam2):
 
 
 @pretended
-def test_the_tracker(gpu, tmp_path):
+def test_the_tracker(a100, tmp_path):
     """Stopped and resumed on the GPU, what it keeps is read back there; in fp32 the masks are the CPU's."""
-    images, _ = clips.clip(3, 10, (64, 72), "moving").render()
-    prompt = clips.clip(3, 10, (64, 72), "moving").prompt
+    clip = clips.clip(3, 10, (64, 72), "moving")
+    images, prompt = clip.render()[0], clip.prompt
     whole = VideoTracker.tiny(device="cpu").track(images, prompt, every=4, progress=False)
 
     class Stopped(Exception):
@@ -151,10 +159,10 @@ def test_masks_on_a_real_gpu_are_the_cpus(precision):
 
 @pytest.mark.gpu
 def test_tracks_on_a_real_gpu_are_the_cpus():
-    one = clips.clip(3, 10, (64, 72), "moving")
-    images, _ = one.render()
+    clip = clips.clip(3, 10, (64, 72), "moving")
+    images, prompt = clip.render()[0], clip.prompt
     there, here = (
-        VideoTracker.tiny(device).track(images, one.prompt, every=4, progress=False) for device in ("cuda", "cpu")
+        VideoTracker.tiny(device).track(images, prompt, every=4, progress=False) for device in ("cuda", "cpu")
     )
     assert len(there.tracks) == len(here.tracks)
     assert min(iou(there.mask(t), here.mask(t)) for t in range(10) if here.mask(t).any()) > 0.9
