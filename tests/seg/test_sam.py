@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import Sam2Model, Sam2Processor, SamConfig, SamModel
+from transformers import Sam2Processor, SamConfig, SamModel
 
 from airl import images
 from airl.scenes import shapes
