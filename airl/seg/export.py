@@ -1,8 +1,23 @@
-"""Masks in the forms that other tools read: COCO's run lengths and polygons."""
+"""Masks in the forms that other tools read: COCO's run lengths and polygons, and supervision's detections."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from airl.seg.result import run_lengths
+if TYPE_CHECKING:
+    from supervision import Detections
+
+    from airl.seg.result import Segmentation
+    from airl.seg.video import Tracking
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed run lengths of a bool mask (H, W): down the columns, the first run being of zeros."""
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
+    return ([0] if flat[0] else []) + lengths.tolist()
 
 
 def compressed_run_lengths(mask: np.ndarray) -> str:
@@ -45,3 +60,54 @@ def polygons(mask: np.ndarray) -> list[list[int]]:
         for outer, *holes in parts.values()
     ]
     return [ring.ravel().tolist() for ring in rings]
+
+
+def to_supervision(many: "Segmentation | Sequence[Segmentation]") -> "Detections":
+    """The instances of one segmentation, or of several prompts on one picture, as `supervision.Detections`.
+
+    xyxy: the outermost pixels. confidence: the score. class_id: the prompt's number, from 0;
+    data["class_name"]: the prompt. Raises ImportError, which says what to install, without supervision.
+    """
+    many = list(many) if isinstance(many, Sequence) else [many]
+    found = [(one, number, instance) for number, one in enumerate(many) for instance in one.instances]
+    return _detections(
+        [instance.mask for _, _, instance in found],
+        [instance.box for _, _, instance in found],
+        [instance.score for _, _, instance in found],
+        [number for _, number, _ in found],
+        [one.prompt for one, _, _ in found],
+    )
+
+
+def frame_to_supervision(tracking: "Tracking", t: int) -> "Detections":
+    """The objects in frame t of a tracking as `supervision.Detections`: as `to_supervision`, and tracker_id, the id.
+
+    Raises IndexError for a frame not in the clip.
+    """
+    ids = {prompt: tracking.ids(t, prompt) for prompt in tracking.prompts}
+    found = [(track, track.frames.index(t)) for track in tracking.tracks if t in track.frames]
+    return _detections(
+        [ids[track.prompt] == track.id for track, _ in found],
+        [track.boxes[i] for track, i in found],
+        [track.scores[i] for track, i in found],
+        [tracking.prompts.index(track.prompt) for track, _ in found],
+        [track.prompt for track, _ in found],
+        [track.id for track, _ in found],
+    )
+
+
+def _detections(masks, boxes, scores, classes, names, ids=None) -> "Detections":
+    try:
+        import supervision
+    except ImportError as error:
+        raise ImportError("Detections are supervision's: pip install supervision") from error
+    if not masks:
+        return supervision.Detections.empty()
+    return supervision.Detections(
+        xyxy=np.array(boxes, np.float32),
+        mask=np.stack(masks),
+        confidence=np.array(scores, np.float32),
+        class_id=np.array(classes),
+        tracker_id=None if ids is None else np.array(ids),
+        data={"class_name": np.array(names)},
+    )

@@ -14,11 +14,13 @@ import numpy as np
 from airl import images
 from airl.files import atomic_folder
 from airl.seg import draw
+from airl.seg.export import compressed_run_lengths, run_lengths, to_supervision
 from airl.seg.sam import Candidates
 from airl.seg.seeds import PackedMask, Seed, box_of, furthest_inside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from supervision import Detections
 
 THUMBNAIL = 480  # pixels: the longer side of what a notebook shows of a result
 FILES = ("mask.png", "overlay.jpg", "cutout.png", "result.json")
@@ -148,6 +150,10 @@ class Segmentation:
         Image.fromarray(self._overlay(self.image[::step, ::step], step)).save(file, "PNG")
         return file.getvalue()
 
+    def to_supervision(self) -> "Detections":
+        """The instances as `supervision.Detections`: see `export.to_supervision`."""
+        return to_supervision(self)
+
     def plot(self) -> "Figure":
         """Every step as a figure: `plots.steps`."""
         from airl.seg import plots
@@ -155,7 +161,8 @@ class Segmentation:
         return plots.steps(self)
 
     def to_json(self) -> dict:
-        """Everything but the pictures; coordinates in pixels, the mask as COCO's uncompressed run lengths."""
+        """Everything but the pictures; coordinates in pixels, masks as COCO's run lengths, those of instances
+        compressed."""
         mask = self.mask
         box = box_of(mask)
         return {
@@ -170,7 +177,14 @@ class Segmentation:
             "box": box,
             "cutout": {"offset": list(box[:2])} if box else None,  # XY of its upper left pixel in the picture
             "instances": [
-                {"box": one.box, "score": one.score, "area": one.area, "point": one.point} for one in self.instances
+                {
+                    "box": one.box,
+                    "score": one.score,
+                    "area": one.area,
+                    "point": one.point,
+                    "segmentation": {"size": list(self.size), "counts": compressed_run_lengths(one.mask)},
+                }
+                for one in self.instances
             ],
             "seeds": [
                 {
@@ -219,14 +233,6 @@ def _is_result_of(path: Path, result: dict) -> bool:
         return (saved["prompt"], saved["picture"]) == (result["prompt"], result["picture"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run lengths of a bool mask (H, W): down the columns, the first run being of zeros."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    return ([0] if flat[0] else []) + lengths.tolist()
 
 
 def label_map(segmentations: Sequence[Segmentation]) -> tuple[np.ndarray, dict[int, str]]:

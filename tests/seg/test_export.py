@@ -1,8 +1,11 @@
-"""Oracle: pycocotools, which wrote COCO's annotations."""
+"""Oracles: pycocotools, which wrote COCO's annotations, and supervision."""
+
+import sys
 
 import numpy as np
 import pytest
 
+from airl import seg
 from airl.scenes import shapes
 from airl.seg import export
 
@@ -43,3 +46,58 @@ def test_long_runs():
     written = masks.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
     assert export.compressed_run_lengths(mask) == written
     assert export.polygons(mask) == [[200, 10, 200, 290, 400, 290, 400, 10]]
+
+
+def test_instances_as_supervision_has_them():
+    sv = pytest.importorskip("supervision")
+    scene = shapes.scene(0, (96, 128), "several")
+    segmenter = seg.TextSegmenter.tiny("best", device="cpu")
+    one, absent = segmenter(scene.image, [scene.prompt, "a purple crescent"])
+    assert len(one.instances) > 1 and not absent.found
+    detections = one.to_supervision()
+    assert detections == export.to_supervision([one, absent]) and len(detections) == len(one.instances)
+    assert (detections.xyxy == sv.mask_to_xyxy(detections.mask)).all()
+    assert detections.area.tolist() == [instance.area for instance in one.instances]
+    np.testing.assert_allclose(detections.confidence, [instance.score for instance in one.instances])
+    assert detections.class_id.tolist() == [0] * len(detections)
+    assert set(detections["class_name"]) == {scene.prompt}
+    drawn = sv.MaskAnnotator().annotate(scene.image.copy(), detections)
+    assert ((drawn != scene.image).any(2) == one.mask).mean() > 0.99  # a few pixels have the annotator's colour already
+
+    both = export.to_supervision([absent, one])
+    assert both.class_id.tolist() == [1] * len(both) and (both.mask == detections.mask).all()
+    assert len(absent.to_supervision()) == 0 and absent.to_supervision().is_empty()
+
+
+def test_a_films_frames_as_supervision_has_them(tmp_path):
+    sv = pytest.importorskip("supervision")
+    from airl.seg.video import Track, Tracking
+
+    masks = {1: np.zeros((20, 30), bool), 2: np.zeros((20, 30), bool)}
+    masks[1][2:9, 3:8] = masks[2][5:15, 6:25] = True
+
+    class Drawn(Tracking):
+        def ids(self, t, prompt=None):
+            if not 0 <= t < self.length:
+                raise IndexError(f"no frame {t}")
+            number = {"a dog": 1, "a cat": 2}[prompt]
+            return masks[number] * np.uint8(number)
+
+    tracks = [
+        Track(2, "a cat", [1, 2], [0.5, 0.25], [(6, 5, 24, 14)] * 2, [190] * 2),
+        Track(1, "a dog", [2], [0.75], [(3, 2, 7, 8)], [35]),
+    ]
+    tracking = Drawn(tmp_path, ["a dog", "a cat"], (20, 30), 25.0, 3, tracks)
+    assert export.frame_to_supervision(tracking, 0).is_empty()
+    detections = export.frame_to_supervision(tracking, 2)
+    assert detections.tracker_id.tolist() == [2, 1] and detections.class_id.tolist() == [1, 0]
+    assert detections.confidence.tolist() == [0.25, 0.75] and detections["class_name"].tolist() == ["a cat", "a dog"]
+    assert (detections.xyxy == sv.mask_to_xyxy(detections.mask)).all() and detections.area.tolist() == [190, 35]
+    with pytest.raises(IndexError):
+        export.frame_to_supervision(tracking, 3)
+
+
+def test_without_supervision(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        export.to_supervision([])

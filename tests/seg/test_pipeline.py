@@ -14,8 +14,9 @@ from PIL import Image
 from airl import runtime, seg
 from airl.scenes import shapes
 from airl.seg.clipseg import ClipSeg
+from airl.seg.export import run_lengths
 from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter
-from airl.seg.result import label_map, run_lengths
+from airl.seg.result import label_map
 from airl.seg.sam import Candidates, SegmentAnything
 
 PREPROCESSING = {"size": 64, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
