@@ -35,29 +35,35 @@ def run(name: str, tmp_path: Path, monkeypatch, profile: str = "quick", **settin
 def test_q1_trains_shows_and_saves(tmp_path, monkeypatch):
     text, outputs = run("q1.ipynb", tmp_path, monkeypatch, EPOCHS="2")
     assert "profile quick: AIRL_PROFILE says so" in text
-    assert "last epoch:" in text and "best epoch:" in text and "| quick | shapes |" in text
+    assert "Dataset('shapes': " in text and "last epoch:" in text and "best epoch:" in text
     (out,) = (tmp_path / "out" / "q1").iterdir()
     names = {"augmentation", "curves", "predictions", "confusion", "per_class", "attention", "positions"}
     assert {path.stem for path in out.glob("*.png")} == names
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == len(names) + 1  # and the live curve
+    shown = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    assert len(shown) == len(set(shown)) == len(names)  # each figure once
+    tables = [output["data"].get("text/markdown", "") for output in outputs if "data" in output]
+    assert any("| quick | shapes |" in table for table in tables)
+    assert any("calibration error" in output.get("data", {}).get("text/html", "") for output in outputs)
     assert {path.name for path in out.iterdir()} >= {"checkpoint.pt", "history.csv", "model", "result.md"}
     assert "| quick | shapes |" in (out / "result.md").read_text()
 
     before = (out / "checkpoint.pt").stat().st_mtime_ns
-    again, _ = run("q1.ipynb", tmp_path, monkeypatch, EPOCHS="2")  # Run all, once more: nothing is trained again
+    again, outputs = run("q1.ipynb", tmp_path, monkeypatch, EPOCHS="2")  # Run all, once more: nothing is trained again
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == len(names)
     assert "2 epochs (2 done)" in again and (out / "checkpoint.pt").stat().st_mtime_ns == before
 
 
 def test_q2_shows_every_step_and_saves(tmp_path, monkeypatch):
     text, outputs = run("q2.ipynb", tmp_path, monkeypatch)
     assert "profile quick: AIRL_PROFILE says so" in text
-    assert ": found; peak probability" in text and "found: False   pixels in the mask: 0" in text
+    assert ": found\npeak probability" in text and "found: False; pixels in the mask: 0" in text
     (out,) = (tmp_path / "out" / "q2").iterdir()
-    names = {"picture", "heatmap", "seeds", "candidates", "result", "labels", "absent"}
+    names = {"picture", "heatmap", "seeds", "candidates", "result", "labels", "absent", "instances"}
     assert {path.stem for path in out.glob("*.png")} == names
     assert {path.name for path in (out / "mask").iterdir()} == {"mask.png", "overlay.jpg", "cutout.png", "result.json"}
     assert sum("image/png" in output.get("data", {}) for output in outputs) == len(names)
-    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
+    widgets = [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+    assert len(widgets) == 1 and str(ROOT) not in text.replace(f"AIRL is here: {ROOT}", "")  # no bars, no long paths
     assert "1 found in 48 frames" in text and (out / "clip" / "overlay.mp4").exists()
     assert "data:video/mp4;base64" in outputs[-1]["data"]["text/html"]
 
@@ -76,7 +82,7 @@ def test_q2_takes_the_users_photo(tmp_path, monkeypatch):
     settings = {name: repr(value) for name, value in settings.items()}
     text, _ = run("q2.ipynb", tmp_path, monkeypatch, "full", SAM="'sam.safetensors'", **settings)
     assert "profile full" in text and "the picture is sample_image.jpg" in text
-    assert f"{scene.prompt!r}: found" in text and "found: False" in text
+    assert f"“{scene.prompt}”: found" in text and "found: False" in text
     assert re.search(f"{scene.prompt!r}: [1-9] found in 48 frames", text)
     (out,) = (tmp_path / "out" / "q2").iterdir()
     mask = np.asarray(Image.open(out / "mask" / "mask.png")) > 0

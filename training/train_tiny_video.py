@@ -9,6 +9,7 @@ folder at any time is the moving average of the weights so far.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -290,6 +291,9 @@ def write(model: nn.Module, folder: Path) -> None:
     """As transformers saves it, in half the bytes."""
     with atomic_folder(folder) as temporary:
         deepcopy(model).half().save_pretrained(temporary)
+        config = json.loads((temporary / "config.json").read_text())
+        config.pop("rope_parameters", None)  # the defaults; transformers 5.15 does not know them and warns
+        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:

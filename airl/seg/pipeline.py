@@ -98,7 +98,7 @@ class TextSegmenter:
             return sam3.Sam3Segmenter.from_pretrained(sam, recipe, device, precision)
         recipe = _recipe(recipe)
         hardware = runtime.choose(device, precision)
-        print(f"text to mask: CLIPSeg {clipseg}, SAM {sam}, on {hardware}")
+        print(f"text to mask: CLIPSeg {weights.label(clipseg)}, SAM {weights.label(sam)}, on {hardware}")
         loaded = load_sam(sam, hardware)  # first: a mistyped name or path is found before anything is downloaded
         return cls(ClipSeg.from_pretrained(clipseg, hardware), loaded, recipe)
 

@@ -1,15 +1,16 @@
 """What a person looks at: how a prompt became a mask, step by step. Each function but `explore` returns a Figure."""
 
 import html
-import io
+import textwrap
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from airl.figures import Figure
+from airl.seg.draw import colour_of
+from airl.seg.metrics import iou
 from airl.seg.pipeline import TextSegmenter
 from airl.seg.result import Segmentation, label_map
 from airl.seg.seeds import STRATEGIES
@@ -17,13 +18,14 @@ from airl.seg.seeds import STRATEGIES
 SEED, NEGATIVE = "#ff3b30", "#1e90ff"
 MASK, OTHER = (0.0, 1.0, 0.5), (0.2, 0.5, 1.0)
 LONGEST = 1000  # pixels: what is drawn of a larger picture
+AGREEMENT = 0.5  # the least IoU of SAM's mask and the coarse mask that leaves no doubt
 
 
 def picture(image: np.ndarray) -> Figure:
     """A picture, uint8 (H, W, 3) RGB, with its size."""
     H, W = image.shape[:2]
-    figure, axis = plt.subplots(figsize=(6, 0.6 + _height(image, 5.5)), layout="constrained")
-    _show(axis, image, f"{W} x {H} pixels")
+    figure, axis = _one(image)
+    _show(axis, image, f"The picture, {W} x {H} pixels")
     return figure
 
 
@@ -32,7 +34,8 @@ def steps(one: Segmentation) -> Figure:
     first alone; SAM 3 has no second."""
     rows = 1 + one.found + bool(one.seeds)
     size = (11, 0.6 + rows * (0.2 + _height(one.image, 11 / 3)))
-    figure, axes = plt.subplots(rows, 3, figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(figsize=size)
+    axes = figure.subplots(rows, 3, squeeze=False)
     _show(axes[0, 0], one.image, "picture")
     _heatmap(axes[0, 1], one, "CLIPSeg's heat-map")
     _seeds(axes[0, 2], one, "coarse mask and seed")
@@ -40,106 +43,173 @@ def steps(one: Segmentation) -> Figure:
         _result(axes[-1], one)
     if one.seeds:
         _candidates(axes[1], one)
-    figure.suptitle(_verdict(one), fontsize=13)
+    figure.suptitle(verdict(one))
     return figure
 
 
 def heatmap(one: Segmentation) -> Figure:
     """CLIPSeg's probabilities laid over the picture, with their scale."""
-    figure, axis = plt.subplots(figsize=(6.5, 0.6 + _height(one.image, 5.5)), layout="constrained")
-    drawn = _heatmap(axis, one, f"“{one.prompt}”: CLIPSeg's heat-map")
+    figure, axis = _one(one.image, wider=0.8)
+    drawn = _heatmap(axis, one, f"CLIPSeg's heat-map of {_quoted(one.prompt)}")
     figure.colorbar(drawn, ax=axis, label="probability", fraction=0.046)
     return figure
 
 
 def seeds(one: Segmentation) -> Figure:
     """The coarse mask over the picture, and on it what SAM is told: points and boxes."""
-    figure, axis = plt.subplots(figsize=(6, 0.6 + _height(one.image, 5.5)), layout="constrained")
-    _seeds(axis, one, "Coarse mask and seed")
+    figure, axis = _one(one.image)
+    _seeds(axis, one, "Coarse mask (white) and seed (red star)")
     return figure
 
 
 def candidates(one: Segmentation) -> Figure:
     """SAM's masks for the first seed, with the IoU it expects of each; the one taken is framed."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 0.6 + _height(one.image, 4)), layout="constrained")
-    _candidates(axes, one)
+    figure = Figure(figsize=(12, 0.9 + _height(one.image, 4)))
+    _candidates(figure.subplots(1, 3), one)
+    if one.seeds:
+        figure.suptitle("SAM's three masks for the seed, with the IoU that it expects of each")
     return figure
 
 
 def result(one: Segmentation) -> Figure:
     """The mask, the picture with the mask over it, and the object cut out."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 0.9 + _height(one.image, 4)), layout="constrained")
-    _result(axes, one)
-    figure.suptitle(_verdict(one))
+    figure = Figure(figsize=(12, 1.1 + _height(one.image, 4)))
+    _result(figure.subplots(1, 3), one)
+    figure.suptitle(verdict(one))
     return figure
 
 
 def overlay(one: Segmentation) -> Figure:
     """The picture with the mask over it, and the verdict."""
-    figure, axis = plt.subplots(figsize=(6, 0.6 + _height(one.image, 5.5)), layout="constrained")
-    _mask(axis, one, _verdict(one))
+    figure, axis = _one(one.image)
+    _mask(axis, one, verdict(one))
     for seed in one.seeds:
         _points(axis, seed)
     return figure
 
 
-def explore(segmenter: TextSegmenter, prompt: str):
-    """Widgets for a notebook: prompt, threshold and seeding, and below them the overlay that they give on the picture
-    set. Returns an `ipywidgets.VBox`."""
-    from ipywidgets import HTML, Dropdown, FloatSlider, Image, Text, VBox
+def explore(segmenter: TextSegmenter, prompt: str, hint: str = ""):
+    """Widgets for a notebook: prompt, threshold, floor and seeding, and beside them what they give on the picture set.
+
+    They start from the segmenter's recipe. hint: a sentence for below them. Returns an `ipywidgets.HBox`; without
+    ipywidgets the overlay as it is, a Figure, and says so.
+    """
+    try:
+        from ipywidgets import HTML, Dropdown, FloatSlider, HBox, Image, Layout, Text, VBox
+    except ImportError:
+        print("a still picture, for want of ipywidgets; for the controls: pip install ipywidgets, then restart")
+        return overlay(segmenter.segment(prompt))
+
+    def slider(name: str) -> FloatSlider:
+        value = getattr(segmenter.recipe, name)
+        return FloatSlider(value, min=0.01, max=0.99, step=0.01, description=name, continuous_update=False)
 
     controls = {
         "prompt": Text(prompt, description="prompt", continuous_update=False),
-        "threshold": FloatSlider(
-            segmenter.recipe.threshold, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False
-        ),
+        "threshold": slider("threshold"),
+        "floor": slider("floor"),
         "seeding": Dropdown(options=list(STRATEGIES), value=segmenter.recipe.seeding, description="seeding"),
     }
-    drawn, message = Image(format="png"), HTML()
+    within = Layout(width="auto", max_width="560px", max_height="440px", object_fit="contain")
+    drawn = Image(format="png", layout=within)
+    message = HTML()
 
     def show(_=None) -> None:
         changes = {name: control.value for name, control in controls.items()}
         try:
-            (one,) = segmenter.segment([changes.pop("prompt")], floor=changes["threshold"], **changes)
+            one = segmenter.segment(changes.pop("prompt"), **changes)
         except ValueError as error:  # such as an empty prompt
-            message.value = html.escape(str(error))
+            message.value = f"<p>{html.escape(str(error))}</p>"
             return
-        figure, file = overlay(one), io.BytesIO()
-        figure.savefig(file, format="png")
-        plt.close(figure)
-        drawn.value, message.value = file.getvalue(), ""
+        drawn.value = overlay(one)._repr_png_()
+        message.value = f"<p>{html.escape(verdict(one))}</p><p>{html.escape(hint)}</p>".replace("\n", "<br>")
 
     for control in controls.values():
         control.observe(show, "value")
     show()
-    return VBox([*controls.values(), message, drawn])
+    return HBox([VBox([*controls.values(), message], layout=Layout(width="340px", flex="0 0 auto")), drawn])
 
 
 def labels(many: Sequence[Segmentation]) -> Figure:
-    """Several prompts of one picture in one map, with a legend; it says which of them are not there."""
+    """Several prompts of one picture in one map, numbered, with a legend that says which of them are not there."""
     numbers, legend = label_map(many)
-    colours = plt.get_cmap("tab10" if len(legend) <= 10 else "tab20")
-    figure, axis = plt.subplots(figsize=(8.5, 0.6 + _height(many[0].image, 5.5)), layout="constrained")
-    _show(axis, many[0].image, "")
+    figure, axis = _map(many[0].image, "Several prompts in one map")
     handles = []
     for (number, prompt), one in zip(legend.items(), many, strict=True):
-        colour = colours((number - 1) % colours.N)[:3]
-        if one.found:
-            _tint(axis, numbers == number, colour)
-            _outline(axis, numbers == number)
-        label = prompt if one.found else f"{prompt}: not there"
-        handles.append(Patch(color=colour if one.found else "none", label=label))
+        text = f"{number}  {textwrap.shorten(prompt, 40, placeholder=' …')}"
+        handles.append(_numbered(axis, number, numbers == number, text if one.found else f"{text}: not there"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     return figure
+
+
+def instances(one: Segmentation) -> Figure:
+    """Each instance in its own colour and numbered, with a legend of scores and areas."""
+    found = one.instances
+    figure, axis = _map(one.image, f"{_quoted(one.prompt)}: {len(found)} instance{'s' * (len(found) != 1)}")
+    handles = []
+    for number, instance in enumerate(found, 1):
+        text = f"{number}  score {_clipped(instance.score):.2f}, {instance.area:,} pixels"
+        handles.append(_numbered(axis, number, instance.mask, text))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return figure
+
+
+def verdict(one: Segmentation) -> str:
+    """Whether the prompt's object was found, and on the next line what speaks for that or against it.
+
+    It is doubtful where SAM's mask is another thing than the coarse mask: on 212 drawn scenes that held for 47 of the
+    48 masks with an IoU with the truth below 0.4, and for none of the 164 with one above 0.7.
+    """
+    quoted = _quoted(one.prompt)
+    if not one.found:
+        return f"{quoted} is not there\nthe highest probability is {one.peak:.2f}, at least {one.floor:.2f} is needed"
+    coarse, warnings = one.coarse, []
+    agreement = iou(one.mask, coarse)
+    if not all(coarse[tuple(np.rint(seed.point[::-1]).astype(int))] for seed in one.seeds):
+        warnings.append("a seed lies outside the coarse mask")
+    if agreement < AGREEMENT:
+        warnings.append(f"SAM's mask and the coarse mask have an IoU of only {agreement:.2f}")
+        return f"{quoted}: doubtful\n{'; '.join(warnings)}"
+    scores = [f"peak probability {one.peak:.2f}", f"SAM expects an IoU of {_clipped(one.score):.2f}"]
+    return f"{quoted}: found\n{'; '.join(scores + warnings)}"
 
 
 # ------------------------------------------------------------------------------------------------- one axis each
 
 
-def _verdict(one: Segmentation) -> str:
-    if not one.found:
-        return f"“{one.prompt}” is not there: the highest probability is {one.peak:.2f}, {one.floor:.2f} is needed"
-    return f"“{one.prompt}”: found, peak probability {one.peak:.2f}; SAM expects an IoU of {one.score:.2f}"
+def _one(image: np.ndarray, wider: float = 0.0) -> tuple[Figure, Axes]:
+    """A figure for one picture; `wider` inches for what stands beside it."""
+    figure = Figure(figsize=(6 + wider, 0.7 + _height(image, 5.5)))
+    return figure, figure.subplots()
+
+
+def _map(image: np.ndarray, title: str) -> tuple[Figure, Axes]:
+    """A figure for one picture, with room for a legend."""
+    figure = Figure(figsize=(8.5, 0.6 + _height(image, 5.5)))
+    axis = figure.subplots()
+    _show(axis, image, title)
+    return figure, axis
+
+
+def _numbered(axis: Axes, number: int, mask: np.ndarray, text: str) -> Patch:
+    """A mask in its number's colour, outlined and numbered. Returns its handle for a legend: no colour if empty."""
+    colour = tuple(colour_of(number) / 255)
+    if not mask.any():
+        return Patch(color="none", label=text)
+    _tint(axis, mask, colour, 0.7)
+    _outline(axis, mask, colour)
+    (place, _), *_ = STRATEGIES["interior"](mask, 0)
+    axis.text(*place, number, color="white", weight="bold", ha="center", va="center", bbox=dict(color=colour))
+    return Patch(color=colour, label=text)
+
+
+def _quoted(prompt: str) -> str:
+    return f"“{textwrap.shorten(prompt, 50, placeholder=' …')}”"
+
+
+def _clipped(score: float) -> float:
+    """SAM's estimate of an IoU may be beyond [0, 1], where no IoU is."""
+    return min(max(score, 0.0), 1.0)
 
 
 def _show(axis: Axes, image: np.ndarray, title: str, **how):
@@ -162,21 +232,24 @@ def _tint(axis: Axes, mask: np.ndarray, colour: tuple[float, ...], alpha: float 
     axis.imshow(rgba, extent=(-0.5, W - 0.5, H - 0.5, -0.5), interpolation="nearest")
 
 
-def _outline(axis: Axes, mask: np.ndarray) -> None:
+def _outline(axis: Axes, mask: np.ndarray, colour="white") -> None:
     """A tint alone is lost on a picture of its colour."""
     framed = np.pad(_thin(mask), 1)  # so that the line closes at the picture's border
     if framed.any():
         columns, rows = (np.linspace(-1, side, n) for side, n in zip(mask.shape[::-1], framed.shape[::-1], strict=True))
-        axis.contour(columns, rows, framed, levels=[0.5], colors=["white"], linewidths=1.2)
+        for ink, width in (("black", 3), (colour, 1.6)):
+            axis.contour(columns, rows, framed, levels=[0.5], colors=[ink], linewidths=width)
 
 
 def _heatmap(axis: Axes, one: Segmentation, title: str):
-    _show(axis, one.image.mean(2, dtype=np.float32), f"{title} (peak {one.peak:.2f})", cmap="gray", vmin=0, vmax=255)
-    return _show(axis, one.heatmap, axis.get_title(), cmap="inferno", vmin=0, vmax=1, alpha=0.7)
+    """The picture shines through where the probability is low."""
+    _show(axis, one.image // 2 + 64, f"{title} (peak {one.peak:.2f})")
+    alpha = 0.9 * _thin(one.heatmap) ** 0.5
+    return _show(axis, one.heatmap, axis.get_title(), cmap="inferno", vmin=0, vmax=1, alpha=alpha)
 
 
 def _seeds(axis: Axes, one: Segmentation, title: str) -> None:
-    _show(axis, one.image // 3, title if one.found else f"{title}: none")
+    _show(axis, one.image // 2, title if one.found else "No seed: it is not there")
     _tint(axis, one.coarse, (1, 1, 1), 0.75)
     for seed in one.seeds:
         _points(axis, seed)
@@ -199,7 +272,7 @@ def _candidates(axes: Sequence[Axes], one: Segmentation) -> None:
     offered, taken = one.candidates[0], one.chosen[0]
     which = f" for seed 1 of {len(one.seeds)}" if len(one.seeds) > 1 else ""
     for i, axis in enumerate(axes):
-        title = f"SAM's mask {i + 1}{which}: {offered.scores[i]:.2f}"
+        title = f"SAM's mask {i + 1}{which}: {_clipped(offered.scores[i]):.2f}"
         _show(axis, one.image, f"{title}, taken" if i == taken else title)
         _tint(axis, offered.masks[i], MASK if i == taken else OTHER)
         _outline(axis, offered.masks[i])

@@ -1,5 +1,6 @@
 """Where checkpoints come from: their names, addresses and digests, and where on this machine they may lie already."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,11 @@ def from_hub(load: Callable[[str], T], name: str) -> T:
     name: a model's name on the Hub, or a folder. Raises ConnectionError, which names the model, its address and
     what to do without a network.
     """
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if Path(name).is_dir():  # nothing is downloaded, and a bar that lasts a moment is noise
+        logging.disable_progress_bar()
     try:
         return load(name)
     except OSError as error:  # what transformers raises when the files are neither in its cache nor to be had
@@ -96,3 +102,11 @@ def from_hub(load: Callable[[str], T], name: str) -> T:
             f"https://huggingface.co/{name} did not serve it. Where there is a network, run "
             f"`hf download {name} --local-dir FOLDER`; then copy the folder here and give its path as the name."
         ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def label(name: str | Path) -> str:
+    """How a line names a model: a folder or file of this package by its path within it, any other as it is."""
+    return str(name).replace(f"{Path(__file__).parents[1]}{os.sep}", "airl/")

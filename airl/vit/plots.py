@@ -1,14 +1,14 @@
 """What a person looks at: figures of the data, of a run and of a trained model. Each function returns a Figure."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from airl.figures import Figure
 from airl.vit.autoaugment import augment
 from airl.vit.data import Dataset, Split
 from airl.vit.evaluation import Evaluation, attention_rollout
@@ -33,14 +33,16 @@ def augmentation_preview(data: Dataset, config: TrainConfig, images: int = 6, ve
         flip=config.flip,
         auto_augment=config.auto_augment,
     ).unflatten(0, (-1, versions))
-    figure, axes = plt.subplots(len(chosen), versions + 1, figsize=(versions + 1, len(chosen)), squeeze=False)
+    figure = Figure(figsize=(versions + 1.6, len(chosen) + 0.7))
+    axes = figure.subplots(len(chosen), versions + 1, squeeze=False)
     for row, (index, axis_row) in enumerate(zip(chosen, axes, strict=True)):
         for image, axis in zip([originals[row], *rows[row]], axis_row, strict=True):
             _show_image(axis, image)
         axis_row[0].set_ylabel(data.classes[labels[index]], rotation=0, ha="right", va="center")
     axes[0, 0].set_title("as it is", fontsize=9)
-    axes[0, 1 + versions // 2].set_title("augmented anew each time", fontsize=9)
-    return _tight(figure)
+    axes[0, 1 + versions // 2].set_title("as the model may see it", fontsize=9)
+    figure.suptitle("Augmentation: each time an image is used it is changed anew")
+    return figure
 
 
 def training_curves(history: Sequence[dict[str, float]]) -> Figure:
@@ -49,7 +51,8 @@ def training_curves(history: Sequence[dict[str, float]]) -> Figure:
     The training curves are of augmented images, and the training loss counts label smoothing: the test curves may look
     better.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    figure = Figure(figsize=(11, 4))
+    left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 30 else None
     for axis, name in ((left, "loss"), (right, "accuracy")):
@@ -57,32 +60,32 @@ def training_curves(history: Sequence[dict[str, float]]) -> Figure:
             values = [row[f"{split}_{name}"] for row in history]
             label = "training images, augmented, labels smoothed" if split == "train" else "test images"
             axis.plot(epochs, values, color=color, marker=marker, markersize=4, label=label)
-        axis.set(xlabel="epoch", title=name.capitalize())
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel="epoch", title=name.capitalize(), xlim=(0.5, epochs[-1] + 0.5))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
         axis.margins(y=0.12)
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    last = history[-1]["test_accuracy"]
-    right.annotate(f"{last:.1%}", (epochs[-1], last), (0, 8), textcoords="offset points", ha="right", color=TEST)
+    right.set_title(f"Accuracy: {history[-1]['test_accuracy']:.1%} of the test images after epoch {epochs[-1]}")
     left.legend()
-    return _tight(figure)
+    return figure
 
 
 class LiveCurves:
-    """An `on_epoch` for `vit.train` that redraws the training curves in place in a notebook."""
+    """An `on_epoch` for `vit.train` that redraws the training curves in place in a notebook, and in an image file."""
 
-    def __init__(self):
+    def __init__(self, path: str | Path):
+        self.path = path
         self.display = None
 
     def __call__(self, history: Sequence[dict[str, float]]) -> None:
-        from IPython.display import display
+        from IPython.display import Image, display
 
-        figure = training_curves(history)
+        training_curves(history).save(self.path)
+        image = Image(self.path)
         if self.display is None:
-            self.display = display(figure, display_id=True)
+            self.display = display(image, display_id=True)
         else:
-            self.display.update(figure)
-        plt.close(figure)
+            self.display.update(image)
 
 
 def prediction_grid(split: Split, report: Evaluation, count: int = 12) -> Figure:
@@ -94,7 +97,7 @@ def prediction_grid(split: Split, report: Evaluation, count: int = 12) -> Figure
     columns = min(count, 6)
     groups = [("At random", sample), ("The mistakes it is surest of", surest)]
     heights = [-(-len(chosen) // columns) for _, chosen in groups]
-    figure = plt.figure(figsize=(columns * 1.8, sum(heights) * 2.2 + 0.6), layout="constrained")
+    figure = Figure(figsize=(columns * 1.8, sum(heights) * 2.2 + 0.6))
     parts = figure.subfigures(2, 1, height_ratios=[height + 0.2 for height in heights])
     for part, (title, chosen) in zip(parts, groups, strict=True):
         part.suptitle(title if len(chosen) else "No mistakes", fontweight="bold")
@@ -118,9 +121,10 @@ def confusion_matrix(report: Evaluation) -> Figure:
     shares = (report.confusion / report.confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
     C = len(shares)
     side = max(4.5, 0.62 * C) if C <= 20 else 9
-    figure, axis = plt.subplots(figsize=(side + 1, side))
+    figure = Figure(figsize=(side + 1, side))
+    axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set(xlabel="predicted class", ylabel="true class", title="Which classes it takes for which")
     if C <= 20:
         axis.set_xticks(range(C), report.classes, rotation=45, ha="right")
         axis.set_yticks(range(C), report.classes)
@@ -128,25 +132,23 @@ def confusion_matrix(report: Evaluation) -> Figure:
             if shares[row, column] >= 0.005:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axis.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=8, color=color)
-    figure.colorbar(image, format=PercentFormatter(1, decimals=0), fraction=0.046)
-    return _tight(figure)
+    label = "share of the true class's images"
+    figure.colorbar(image, format=PercentFormatter(1, decimals=0), fraction=0.046, label=label)
+    return figure
 
 
 def per_class_accuracy(report: Evaluation) -> Figure:
     """Accuracy by class, worst first, against the accuracy over all images."""
     ranked = sorted(report.per_class.items(), key=lambda item: item[1])
     names, values = zip(*ranked, strict=True)
-    figure, axis = plt.subplots(figsize=(7, 0.32 * len(names) + 1))
-    axis.barh(names, values, color=TRAIN)
-    for row, value in enumerate(values):
-        axis.text(value, row, f" {value:.1%}", va="center", fontsize=9)
-    axis.axvline(report.accuracy, color=TEST, linestyle="--", label=f"all images: {report.accuracy:.1%}")
-    axis.set(xlim=(0, 1.12), xlabel="accuracy")
-    axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    figure = Figure(figsize=(7, 0.32 * len(names) + 1.2))
+    axis = figure.subplots()
+    axis.barh([f"{name}  {value:.1%}" for name, value in ranked], values, color=TRAIN)
+    axis.axvline(report.accuracy, color=TEST, linestyle="--")
+    axis.set(xlim=(0, 1), title=f"Accuracy by class; dashed, of all test images: {report.accuracy:.1%}")
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-    return _tight(figure)
+    return figure
 
 
 def attention_overlay(model: ViT, images: Tensor, titles: Sequence[str] = ()) -> Figure:
@@ -157,7 +159,8 @@ def attention_overlay(model: ViT, images: Tensor, titles: Sequence[str] = ()) ->
     maps = model.attention_maps(normalize(images.to(device), model.config.mean, model.config.std))
     model.train(was_training)
     rollout = attention_rollout(maps).cpu()
-    figure, axes = plt.subplots(2, len(images), figsize=(1.5 * len(images), 3.5), squeeze=False)
+    figure = Figure(figsize=(1.5 * len(images), 3.8))
+    axes = figure.subplots(2, len(images), squeeze=False)
     extent = (-0.5, images.shape[-1] - 0.5, images.shape[-2] - 0.5, -0.5)
     for column, (image, weights) in enumerate(zip(images, rollout, strict=True)):
         for axis in axes[:, column]:
@@ -167,7 +170,8 @@ def attention_overlay(model: ViT, images: Tensor, titles: Sequence[str] = ()) ->
         axes[1, column].imshow(weights, extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("attention")
-    return _tight(figure)
+    figure.suptitle("Attention rollout: the brighter a patch, the more it counts for the answer")
+    return figure
 
 
 def position_similarity(model: ViT) -> Figure:
@@ -180,13 +184,15 @@ def position_similarity(model: ViT) -> Figure:
     side = model.config.image_size // model.config.patch_size
     unit = torch.nn.functional.normalize(position, dim=1)
     maps = (unit @ unit.T).view(side, side, side, side)
-    figure, axes = plt.subplots(side, side, figsize=(6.4, 6), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(6.4, 6.2))
+    axes = figure.subplots(side, side, squeeze=False)
     for row, column in np.ndindex(side, side):
         image = axes[row, column].imshow(maps[row, column], cmap="viridis", vmin=-1, vmax=1)
         axes[row, column].set(xticks=[], yticks=[])
     figure.supxlabel("patch column")
     figure.supylabel("patch row")
     figure.colorbar(image, ax=axes, label="cosine similarity", fraction=0.046)
+    figure.suptitle("How alike the position embeddings are: one map for each patch")
     return figure
 
 
@@ -194,8 +200,3 @@ def _show_image(axis, image: Tensor) -> None:
     axis.imshow(image.permute(1, 2, 0).cpu())
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-
-
-def _tight(figure: Figure) -> Figure:
-    figure.tight_layout()
-    return figure

@@ -1,8 +1,12 @@
 """What the figures say: their titles, their images and their legends."""
 
-import matplotlib.pyplot as plt
+import io
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from airl import seg
 from airl.seg import plots
@@ -30,12 +34,6 @@ def segmenter():
     return seg.TextSegmenter(Halves(), Halves())
 
 
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
-
-
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
 
 
@@ -57,7 +55,7 @@ def test_steps_show_every_step_in_order(segmenter):
         "overlay",
         "cut-out",
     ]
-    assert figure.get_suptitle() == "“left”: found, peak probability 0.90; SAM expects an IoU of 0.75"
+    assert figure.get_suptitle() == "“left”: found\npeak probability 0.90; SAM expects an IoU of 0.75"
     drawn = [axis.images for axis in figure.axes]
     assert (drawn[0][0].get_array() == PICTURE).all()
     assert (drawn[1][1].get_array() == one.heatmap).all()
@@ -74,7 +72,7 @@ def test_steps_show_every_step_in_order(segmenter):
 
 def test_absence_is_said(segmenter):
     one = segmenter(PICTURE, "elsewhere")
-    verdict = "“elsewhere” is not there: the highest probability is 0.10, 0.50 is needed"
+    verdict = "“elsewhere” is not there\nthe highest probability is 0.10, at least 0.50 is needed"
     figure = plots.steps(one)
     assert figure.get_suptitle() == verdict and len(figure.axes) == 3
     assert plots.overlay(one).axes[0].get_title() == verdict
@@ -85,7 +83,8 @@ def test_absence_is_said(segmenter):
 def test_labels_have_a_legend(segmenter):
     figure = plots.labels(segmenter(PICTURE, ["left", "right", "nowhere"]))
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["left", "right", "nowhere: not there"]
+    assert [text.get_text() for text in legend.get_texts()] == ["1  left", "2  right", "3  nowhere: not there"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
     _, left, right = figure.axes[0].images
     for layer, columns, handle in ((left, slice(0, 20), 0), (right, slice(20, 40), 1)):
         colours = layer.get_array()
@@ -119,21 +118,69 @@ def test_several_seeds_are_counted(segmenter):
     assert len(plots.seeds(two).axes[0].lines) == 4  # a positive and an empty set of negatives for each
 
 
-def test_exploring_redraws_and_explains(segmenter):
+def test_a_mask_of_something_else_is_doubtful():
+    class Inverse(Halves):
+        """SAM is surest of what is not the object, and more than sure."""
+
+        def predict(self, seed, mask_prompt=None):
+            right = np.where(self.left, -1.0, 1.0)
+            return Candidates(np.stack([right, right, right]), np.array([1.04, 0.9, 0.8], np.float32))
+
+    one = seg.TextSegmenter(Inverse(), Inverse())(PICTURE, "left")
+    assert plots.verdict(one) == "“left”: doubtful\nSAM's mask and the coarse mask have an IoU of only 0.00"
+    assert "SAM's mask 1: 1.00, taken" in titles(plots.candidates(one))
+    right = seg.TextSegmenter(Inverse(), Inverse())(PICTURE, "right")
+    assert plots.verdict(right) == "“right”: found\npeak probability 0.90; SAM expects an IoU of 1.00"
+
+
+def test_a_seed_beside_the_coarse_mask_is_said():
+    class Ring(Halves):
+        def probabilities(self, prompts, templates):
+            heat = np.full((1, 30, 40), 0.9, np.float32)
+            heat[:, 10:20, 10:30] = 0.1
+            return heat
+
+    one = seg.TextSegmenter(Ring(), Ring())(PICTURE, "ring")
+    assert plots.verdict(one).endswith("; a seed lies outside the coarse mask")
+    inside = seg.TextSegmenter(Ring(), Ring())(PICTURE, "ring", seeding="interior")
+    assert "outside" not in plots.verdict(inside)
+
+
+def test_instances_are_numbered(segmenter):
+    figure = plots.instances(segmenter(PICTURE, "left"))
+    assert titles(figure) == ["“left”: 1 instance"] and [text.get_text() for text in figure.axes[0].texts] == ["1"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1  score 0.75, 600 pixels"]
+    assert titles(plots.instances(segmenter(PICTURE, "nowhere"))) == ["“nowhere”: 0 instances"]
+
+
+@pytest.mark.parametrize("prompt", ["left", "a prompt that says much more than is needed " * 8])
+def test_no_title_is_cut_off(segmenter, prompt):
+    one = replace(segmenter(PICTURE, "left"), prompt=prompt)
+    for plot in (plots.steps, plots.heatmap, plots.seeds, plots.candidates, plots.result, plots.overlay):
+        figure = plot(one)
+        figure.canvas.draw()
+        for text in [*[axis.title for axis in figure.axes], *figure.texts]:
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width, f"{plot.__name__}: {text.get_text()}"
+
+
+def test_exploring_starts_from_the_recipe_and_redraws_and_explains(segmenter):
+    segmenter.recipe = Recipe(seeding="interior", threshold=0.4, floor=0.3)
     segmenter.set_image(PICTURE)
-    box = plots.explore(segmenter, "left")
-    prompt, threshold, seeding, message, drawn = box.children
+    left, drawn = plots.explore(segmenter, "left", hint="It knows <two> words.").children
+    prompt, threshold, floor, seeding, message = left.children
+    assert (threshold.value, floor.value, seeding.value) == (0.4, 0.3, "interior")
+    assert "It knows &lt;two&gt; words." in message.value and "found<br>" in message.value
     first = drawn.value
-    assert bytes(first).startswith(b"\x89PNG") and not message.value
+    assert Image.open(io.BytesIO(first)).width == 600
     prompt.value = "right"
-    second = drawn.value
-    assert second != first
+    assert drawn.value != first
     prompt.value = "nowhere"
-    third = drawn.value
-    threshold.value = 0.05  # below the 0.1 that is everywhere
-    assert len({second, third, drawn.value}) == 3
-    seeding.value = "interior"
-    assert not message.value and not plt.get_fignums()
+    assert "not there" in message.value
+    floor.value = threshold.value = 0.05  # below the 0.1 that is everywhere
+    assert "not there" not in message.value
+    seeding.value = "center_of_mass"
+    assert "found" in message.value or "doubtful" in message.value
 
 
 def test_exploring_without_a_prompt_says_so():
@@ -143,4 +190,12 @@ def test_exploring_without_a_prompt_says_so():
 
     segmenter = seg.TextSegmenter(Empty(), Empty())
     segmenter.set_image(PICTURE)
-    assert "a prompt is empty" in plots.explore(segmenter, "").children[3].value
+    left, _ = plots.explore(segmenter, "").children
+    assert "a prompt is empty" in left.children[-1].value
+
+
+def test_without_ipywidgets_the_explorer_is_a_still_picture(segmenter, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    segmenter.set_image(PICTURE)
+    assert titles(plots.explore(segmenter, "left"))[0].startswith("“left”: found")
+    assert "pip install ipywidgets" in capsys.readouterr().out

@@ -1,20 +1,12 @@
 """Each figure shows what it is given; how it looks is for a person to judge (`make run` leaves them in out/)."""
 
-import matplotlib
 import pytest
 import torch
 
 from airl import vit
 from airl.vit import plots
 
-matplotlib.use("Agg")
 CLASSES = ["cat", "dog", "frog"]
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plots.plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +33,18 @@ def test_curves_show_both_splits_and_the_last_accuracy():
     loss, accuracy = plots.training_curves(history).axes
     assert [list(line.get_ydata()) for line in loss.lines] == [[row[k] for row in history] for k in keys[::2]]
     assert [list(line.get_ydata()) for line in accuracy.lines] == [[row[k] for row in history] for k in keys[1::2]]
-    assert texts(accuracy) == [f"{history[-1]['test_accuracy']:.1%}"]
+    assert accuracy.get_title() == f"Accuracy: {history[-1]['test_accuracy']:.1%} of the test images after epoch 3"
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5, 25, 200])
+def test_no_tick_stands_at_an_epoch_that_is_none(epochs):
+    rows = [
+        dict(epoch=e, train_loss=1, train_accuracy=0.5, test_loss=1, test_accuracy=0.5) for e in range(1, epochs + 1)
+    ]
+    for axis in plots.training_curves(rows).axes:
+        left, right = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if left <= tick <= right]
+        assert ticks and all(tick == int(tick) and 1 <= tick <= epochs for tick in ticks)
 
 
 def test_confusion_matrix_is_by_true_class(report):
@@ -54,6 +57,8 @@ def test_confusion_matrix_is_by_true_class(report):
 def test_per_class_accuracy_is_sorted(report):
     axis = plots.per_class_accuracy(report).axes[0]
     assert [bar.get_width() for bar in axis.patches] == sorted(report.per_class.values())
+    labels = [label.get_text() for label in axis.get_yticklabels()]  # beside the bars, where no line crosses them
+    assert labels == [f"{name}  {value:.1%}" for name, value in sorted(report.per_class.items(), key=lambda i: i[1])]
 
 
 def test_predictions_show_right_and_wrong_ones(split, report):
@@ -83,3 +88,16 @@ def test_attention_and_positions_have_the_grid_of_patches(split):
     maps = plots.position_similarity(model).axes[:16]
     for place, axis in enumerate(maps):
         assert axis.images[0].get_array().flat[place] == pytest.approx(1, abs=1e-5)  # alike to itself
+
+
+def test_every_figure_has_a_title(split, report):
+    model = vit.ViT(vit.ViTConfig(image_size=16, patch_size=4, num_classes=3, dim=24, depth=2, heads=2))
+    data = vit.Dataset("random", split, split, CLASSES)
+    for figure in (
+        plots.augmentation_preview(data, vit.RECIPES["assignment"], versions=3),
+        plots.confusion_matrix(report),
+        plots.per_class_accuracy(report),
+        plots.attention_overlay(model, split.images[:2]),
+        plots.position_similarity(model),
+    ):
+        assert figure.get_suptitle() or figure.axes[0].get_title()

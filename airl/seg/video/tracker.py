@@ -72,7 +72,7 @@ class VideoTracker:
         if str(sam2) not in weights.SAM2 and not Path(folder).is_dir():
             raise ValueError(f"unknown SAM 2 {sam2!r}; choose one of {', '.join(weights.SAM2)}, or give a folder")
         where = runtime.choose(device, precision)
-        print(f"text to masks in a clip: CLIPSeg {clipseg}, SAM 2 {sam2}, on {where}")
+        print(f"text to masks in a clip: CLIPSeg {weights.label(clipseg)}, SAM 2 {weights.label(sam2)}, on {where}")
         model = weights.from_hub(lambda name: Sam2VideoModel.from_pretrained(name, dtype=torch.float32), folder)
         return cls(ClipSeg.from_pretrained(clipseg, where), model, f"{sam2}, {clipseg}, {where.precision}", where)
 
