@@ -62,8 +62,10 @@ def test_q2_shows_every_step_and_saves(tmp_path, monkeypatch):
     assert {path.stem for path in out.glob("*.png")} == names
     assert {path.name for path in (out / "mask").iterdir()} == {"mask.png", "overlay.jpg", "cutout.png", "result.json"}
     assert sum("image/png" in output.get("data", {}) for output in outputs) == len(names)
-    widgets = [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
-    assert len(widgets) == 1 and str(ROOT) not in text.replace(f"AIRL is here: {ROOT}", "")  # no bars, no long paths
+    plain = [output["data"].get("text/plain", "") for output in outputs if "data" in output]
+    assert any("Text(value='a red circle', " in one for one in plain), "the explorer"
+    assert not any("Loading weights" in one for one in [text, *plain])
+    assert str(ROOT) not in text.replace(f"AIRL is here: {ROOT}", ""), "no long paths"
     assert "1 found in 48 frames" in text and (out / "clip" / "overlay.mp4").exists()
     assert "data:video/mp4;base64" in outputs[-1]["data"]["text/html"]
 
