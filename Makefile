@@ -16,7 +16,7 @@ lowest: .venv-lowest/ready  # the tests with the lowest versions that requiremen
 
 docs: .venv/ready  # pages of the API from the docstrings, in out/api/
 	.venv/bin/pip install --quiet --editable '.[docs]'
-	.venv/bin/pdoc --output-directory out/api airl
+	.venv/bin/pdoc --output-directory out/api airl airl.vit.plots airl.seg.plots airl.seg.seeds airl.seg.metrics
 
 clean:
 	rm -rf .venv .venv-lowest out
