@@ -45,5 +45,5 @@ def test_a_table_shows_a_column_with_the_same_places_and_says_nothing_where_noth
 
 
 def test_a_row_that_readme_wants_and_nobody_recorded_is_named():
-    with pytest.raises(LookupError, match="README's table wants 'images/s' of 'x', .*train_step.json lacks"):
-        report._find(RESULTS, "train_step", "images/s", "x")
+    with pytest.raises(LookupError, match="README's table wants 'images/s' of .'x'., .*train_step.json lacks"):
+        report._find(RESULTS, "train_step", ["x"], "images/s")
