@@ -14,7 +14,6 @@ boundary F-score, then how many absent objects are refused and how many present 
 
 import argparse
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +23,13 @@ from airl.files import atomic_write
 from airl.scenes import shapes
 from airl.seg import RECIPES, STRATEGIES, TextSegmenter
 from airl.seg.metrics import boundary_f, iou
+from airl.seg.pipeline import TINY_FLOOR, TINY_THRESHOLD
 from airl.seg.sam import CHOICES
 from benchmarks.record import record
 from benchmarks.report import publish, table
 from training.train_tiny import TEST_SEED
 
+MEASURED = {"threshold": TINY_THRESHOLD, "floor": TINY_FLOOR}  # of the embedded models, whatever the recipe
 PRESENT = [kind for kind in shapes.KINDS if kind != "absent"]
 GIVEN = {
     "point": {},
@@ -83,7 +84,7 @@ def measure(segmenter: TextSegmenter, count: int) -> Scores:
                         mask |= candidates.mask(candidates.choose(seed.region, choice))
                     note((seeding, given, choice), mask, one.found)
         for name, recipe in RECIPES.items():
-            (one,) = segmenter.segment([scene.prompt], **vars(replace(recipe, floor=segmenter.recipe.floor)))
+            (one,) = segmenter.segment([scene.prompt], **(vars(recipe) | MEASURED))
             note((f"recipe {name}", "", ""), one.mask, one.found)
     return scores
 
@@ -134,8 +135,7 @@ def draw(scores: Scores, segmenter: TextSegmenter, path: Path) -> None:
         scene = shapes.scene(TEST_SEED + seed, kind=kind)
         segmenter.set_image(scene.image)
         for axis, (title, way) in zip(axes[:, column], SHOWN.items(), strict=True):
-            best = replace(RECIPES["best"], floor=segmenter.recipe.floor)
-            changes = vars(best) if way[0] == "recipe best" else {"seeding": way[0]}
+            changes = vars(RECIPES["best"]) | MEASURED if way[0] == "recipe best" else {"seeding": way[0]}
             (one,) = segmenter.segment([scene.prompt], **changes)
             axis.imshow(one.image)
             axis.contourf(one.mask, levels=[0.5, 1], colors=["black"], alpha=0.35)

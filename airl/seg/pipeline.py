@@ -56,9 +56,12 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "assignment": Recipe(),
-    "best": Recipe(seeding="components", box=True, choice="both"),
+    # CLIPSeg's authors report PhraseCut at 0.3, beside 0.5, and text with Pascal at 0.24 to 0.28:
+    # https://github.com/timojl/clipseg, experiments/phrasecut.yaml and pascal_1shot.yaml
+    "best": Recipe(seeding="components", threshold=0.3, box=True, choice="both"),
 }
 
+TINY_THRESHOLD = 0.5  # of the embedded models, which were measured at it
 TINY_FLOOR = 0.88  # of the embedded models: measured to refuse 96% of absent objects and to miss 4% of present ones
 
 
@@ -108,9 +111,10 @@ class TextSegmenter:
     ) -> "TextSegmenter":
         """The same pipeline with the small models that training/train_tiny.py makes for the scenes of `airl.scenes`.
 
-        Their CLIPSeg is surer of itself than the released one, so presence takes a peak of TINY_FLOOR, whatever the
-        recipe's name says. At their size fp32 is the fastest precision, and gives the same everywhere. Raises
-        FileNotFoundError, which says how to make them, if this installation does not hold them.
+        Their CLIPSeg is surer of itself than the released one, so presence takes a peak of TINY_FLOOR, and
+        the threshold is TINY_THRESHOLD, whatever the recipe's name says. At their size fp32 is the fastest precision,
+        and gives the same everywhere. Raises FileNotFoundError, which says how to make them, if this installation does
+        not hold them.
         """
         folder = Path(__file__).parent / "tiny"
         if not (folder / "sam.safetensors").exists():
@@ -118,7 +122,7 @@ class TextSegmenter:
                 f"{folder} holds no small models; make them with: python -m training.train_tiny --out {folder}"
             )
         if isinstance(recipe, str):
-            recipe = replace(_recipe(recipe), floor=TINY_FLOOR)
+            recipe = replace(_recipe(recipe), threshold=TINY_THRESHOLD, floor=TINY_FLOOR)
         return cls.from_pretrained(folder / "sam.safetensors", folder / "clipseg", recipe, device, precision)
 
     def __call__(
