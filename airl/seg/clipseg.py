@@ -69,7 +69,8 @@ class ClipSeg:
         return [seen.hidden_states[i + 1] for i in self.model.extract_layers]
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
-        """The text tower: one conditional embedding per prompt, (P, projection_dim)."""
+        """The text tower: one conditional embedding per prompt, (P, projection_dim). Of a prompt of more tokens than it
+        reads (77, for the released model), it reads the beginning."""
         tokens = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt")
         read = self.model.clip.text_model(
             input_ids=tokens["input_ids"].to(self.runtime.device),

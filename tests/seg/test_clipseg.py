@@ -67,6 +67,41 @@ def test_embedding_is_theirs_and_templates_average_it(clipseg):
     assert np.abs(ours - clipseg.predict(["red circle"])).max() > 1e-4
 
 
+def test_of_a_long_prompt_the_beginning_is_read(clipseg):
+    clipseg.set_image(shapes.scene(0, (64, 64)).image)
+    words = "a red circle of the blue star of a red"  # with the start and the end, as many tokens as it reads
+    assert len(clipseg.tokenizer(words)["input_ids"]) == clipseg.tokenizer.model_max_length
+    long = clipseg.predict([words + " circle of the photo" * 20])
+    np.testing.assert_allclose(long, clipseg.predict([words]), atol=1e-6)
+    assert np.abs(long - clipseg.predict([words[:-4]])).max() > 1e-4
+
+
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 70])
+def test_as_many_prompts_as_wanted(clipseg, count):
+    clipseg.set_image(shapes.scene(0, (64, 64)).image)
+    prompts = [PROMPTS[i % 3] for i in range(count)]
+    heatmaps = clipseg.predict((prompt for prompt in prompts), ("{}", "a photo of {}"))
+    alone = [clipseg.predict([prompt], ["{}", "a photo of {}"])[0] for prompt in PROMPTS]
+    assert len(heatmaps) == count
+    for i, heatmap in enumerate(heatmaps):
+        np.testing.assert_allclose(heatmap, alone[i % 3], atol=1e-5)
+
+
+def test_probabilities_are_kept_at_the_models_resolution(clipseg):
+    clipseg.set_image(np.zeros((300, 500, 3), np.uint8))
+    small = clipseg.probabilities(PROMPTS)
+    assert small.shape == (3, 64, 64) and small.dtype == np.float32 and 0 <= small.min() < small.max() <= 1
+
+
+def test_a_picture_that_failed_leaves_none_behind(clipseg, monkeypatch):
+    clipseg.set_image(shapes.scene(0, (64, 64)).image)
+    monkeypatch.setattr(clipseg, "look", lambda pixels: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        clipseg.set_image(shapes.scene(1, (64, 64)).image)
+    with pytest.raises(RuntimeError, match="set_image before predict"):
+        clipseg.predict(["a star"])
+
+
 @pytest.mark.parametrize("size", [(200, 120), (30, 4000), (1, 1), (64, 64)])
 def test_pixels_are_their_image_processors(clipseg, size):
     from transformers import ViTImageProcessor
@@ -116,9 +151,7 @@ def test_misuse(clipseg, tmp_path, cpu):
 
 def test_full_size_model_has_the_released_keys():
     """rd64-refined: ViT-B/16 at 352, layers 3, 6 and 9 read, 64 channels, three-stage upsampling."""
-    config = CLIPSegConfig(
-        vision_config={"patch_size": 16}, reduce_dim=64, use_complex_transposed_convolution=True
-    )
+    config = CLIPSegConfig(vision_config={"patch_size": 16}, reduce_dim=64, use_complex_transposed_convolution=True)
     with torch.device("meta"):
         model = CLIPSegForImageSegmentation(config)
     shapes_of = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +201,23 @@ def test_label_map(ideal, scene):
         assert many[number - 1].mask[labels == number].all()
     with pytest.raises(ValueError, match="one picture"):
         label_map([])
+    with pytest.raises(ValueError, match="one picture"):
+        label_map([many[0], ideal(scene.image[:20], scene.prompt)])
+
+
+def test_in_a_label_map_the_more_probable_prompt_wins(ideal, scene):
+    one = ideal(scene.image, scene.prompt)
+    everywhere = Candidates(np.ones((1, 48, 64)), np.ones(1, np.float32))
+    columns = np.broadcast_to(np.arange(64) < 20, (48, 64))
+    left, right = (
+        replace(one, prompt=name, probabilities=np.where(part, 0.9, 0.6).astype(np.float32), candidates=(everywhere,))
+        for name, part in (("left", columns), ("right", ~columns))
+    )
+    left, right = (replace(each, seeds=one.seeds[:1], chosen=(0,)) for each in (left, right))
+    for many in ([left, right], [right, left]):
+        labels, legend = label_map(many)
+        assert {legend[number] for number in np.unique(labels[:, :20])} == {"left"}
+        assert {legend[number] for number in np.unique(labels[:, 20:])} == {"right"}
 
 
 def test_misuse(ideal, scene, tmp_path):
@@ -393,6 +411,8 @@ def test_half_precision_stays_inside_the_models(tiny_clipseg, tiny_tokenizer, ti
     a, b = (s(scene.image, "a red circle", threshold=0.1, floor=0.1) for s in (tiny, other))
     assert b.heatmap.dtype == np.float32 and b.candidates[0].scores.dtype == np.float32
     assert np.abs(a.heatmap - b.heatmap).max() > 0, "bf16 was not used"
+    seed = a.seeds[0]
+    assert np.abs(tiny.sam.predict(seed).logits - other.sam.predict(seed).logits).max() > 0, "bf16 was not used"
     # bf16 keeps 8 bits; random weights amplify its rounding
     assert np.abs(a.heatmap - b.heatmap).mean() < 0.05
     assert (a.candidates[0].masks != b.candidates[0].masks).mean() < 0.1

@@ -1,11 +1,14 @@
 """Oracles: segment-anything's own registry and predictor, transformers' SamModel, Sam2Model and their processors."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from transformers import Sam2Processor, SamConfig, SamModel
 
-from airl import images
+from airl import images, runtime
 from airl.scenes import shapes
 from airl.seg import sam as ours
 from airl.seg import weights
@@ -107,6 +110,30 @@ def test_sam_agrees_with_transformers(tiny_sam, tiny_sam_config, their_sam, scen
     # Pixels whose logit is 0 to float32's precision may fall either way.
     assert (here.masks == (logits > 0).numpy())[np.abs(logits.numpy()) > 1e-4].all()
     np.testing.assert_allclose(here.scores, there.iou_scores[0, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (100, 70), (37, 211), (64, 64)])
+@pytest.mark.parametrize("prompt", [{}, {"box": True, "negatives": 2}])
+@pytest.mark.parametrize("guess", [False, True])
+def test_sam_agrees_with_its_own_predictor(tiny_sam, cpu, size, prompt, guess):
+    from segment_anything import SamPredictor
+
+    scene = shapes.scene(1, size, "convex")
+    seed = seed_of(scene, **prompt)
+    sam, predictor = ours.SegmentAnything(tiny_sam, cpu), SamPredictor(tiny_sam)
+    mask_prompt = np.where(seed.region, 5, -5).astype(np.float32) if guess else None
+    sam.set_image(scene.image)
+    predictor.set_image(scene.image)
+    mine = sam.predict(seed, mask_prompt)
+    low = None if mask_prompt is None else sam._low_resolution(mask_prompt)
+    theirs = dict(point_coords=seed.points, point_labels=seed.labels, box=seed.box, mask_input=low)
+    logits, scores, small = predictor.predict(**theirs, return_logits=True)
+    np.testing.assert_allclose(mine.logits, small, atol=1e-5)
+    np.testing.assert_allclose(mine.scores, scores, atol=1e-5)
+    # OpenCV's weights, by which masks are enlarged, are coarser than torch's.
+    clear = np.abs(logits) > 1e-3 * np.abs(logits).max()
+    assert clear.mean() > 0.98 and (mine.masks == (logits > 0))[clear].all()
+    assert all((mine.mask(i) == mine.masks[i]).all() for i in range(3))
 
 
 def test_mask_prompt_is_in_the_frame_sam_reads(tiny_sam, scene, cpu):
@@ -253,8 +280,60 @@ def test_sam2_agrees_with_its_processor(their_sam2, scene, cpu, prompt):
         out = their_sam2(**inputs, multimask_output=True)
     logits = processor.post_process_masks(out.pred_masks, sizes, binarize=False)[0][0]
     assert here.masks.shape == (3, 48, 64) and here.masks.dtype == bool
-    assert (here.masks == (logits > 0).numpy())[np.abs(logits.numpy()) > 1e-4].all()
+    clear = np.abs(logits.numpy()) > 1e-2 * np.abs(logits.numpy()).max()  # OpenCV's weights are coarser than torch's
+    assert clear.mean() > 0.8 and 0.02 < here.masks.mean() < 0.98, "what proves something is compared"
+    assert (here.masks == (logits > 0).numpy())[clear].all()
     np.testing.assert_allclose(here.scores, out.iou_scores[0, 0], atol=1e-4)
+    elsewhere = replace(seed, point=seed.point[::-1].copy())
+    assert np.abs(sam.predict(elsewhere).logits - here.logits).max() > 0.1, "it matters where the seed is"
+
+
+def test_a_picture_that_failed_leaves_none_behind(tiny_sam, their_sam2, scene, cpu, monkeypatch):
+    for sam, module in (
+        (ours.SegmentAnything(tiny_sam, cpu), tiny_sam.image_encoder),
+        (SegmentAnything2(their_sam2, cpu), their_sam2.vision_encoder),
+    ):
+        sam.set_image(scene.image)
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "forward", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                sam.set_image(scene.image)
+        with pytest.raises(RuntimeError, match="set_image before predict"):
+            sam.predict(seed_of(scene))
+
+
+def test_sam2_computes_in_half_precision_and_again_where_that_overflows(their_sam2, scene, cpu, capsys):
+    half = runtime.Runtime(torch.device("cpu"), "bf16")
+    exact, rounded = SegmentAnything2(their_sam2, cpu), SegmentAnything2(their_sam2, half)
+    for sam in (exact, rounded):
+        sam.set_image(scene.image)
+    a, b = exact.predict(seed_of(scene)), rounded.predict(seed_of(scene))
+    assert 0 < np.abs(a.logits - b.logits).max() < 0.3 * np.abs(a.logits).max() and b.logits.dtype == np.float32
+    assert not capsys.readouterr().out
+
+    def overflow(module, inputs, output):
+        if torch.is_autocast_enabled("cpu"):
+            output[..., 0] = float("nan")
+
+    hook = their_sam2.vision_encoder.neck.convs[0].register_forward_hook(overflow)
+    rounded.set_image(scene.image)
+    hook.remove()
+    assert "SAM 2's image encoder overflows in bf16" in capsys.readouterr().out
+    np.testing.assert_allclose(rounded.predict(seed_of(scene)).logits, a.logits, atol=1e-5)
+    hook = their_sam2.mask_decoder.register_forward_hook(lambda *args: (args[2][0] / 0, *args[2][1:]))
+    with pytest.raises(FloatingPointError, match="SAM 2's mask decoder"):
+        exact.predict(seed_of(scene))
+    hook.remove()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sam2_folder_in_half_precision(their_sam2, scene, cpu, tmp_path, dtype):
+    copy.deepcopy(their_sam2).to(dtype).save_pretrained(tmp_path)
+    ours_, theirs = ours.load_sam(tmp_path, cpu), SegmentAnything2(copy.deepcopy(their_sam2).to(dtype).float(), cpu)
+    assert {p.dtype for p in ours_.model.parameters()} == {torch.float32}
+    for sam in (ours_, theirs):
+        sam.set_image(scene.image)
+    np.testing.assert_allclose(ours_.predict(seed_of(scene)).scores, theirs.predict(seed_of(scene)).scores, atol=1e-5)
 
 
 def test_sam2_takes_mask_prompts_and_any_shape(their_sam2, cpu):

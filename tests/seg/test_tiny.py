@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from airl import seg
+from airl.runtime import choose
 from airl.scenes import shapes
+from airl.seg import pipeline
 from airl.seg.metrics import iou
 from airl.seg.pipeline import TINY_FLOOR, TINY_THRESHOLD
 from training.train_tiny import TEST_SEED
@@ -61,3 +63,27 @@ def test_the_same_weights_for_any_phrasing_and_picture():
     assert iou(segmenter(scene.image, scene.prompt, templates=templates).mask, truth) > 0.7
     nothing = segmenter(np.full((200, 300, 3), 90, np.uint8), "a dog")
     assert not nothing.found and not nothing.mask.any()
+
+
+def test_the_recipes_floor_is_their_own():
+    for name, recipe in seg.RECIPES.items():
+        assert seg.TextSegmenter.tiny(name, "cpu").recipe == replace(recipe, threshold=TINY_THRESHOLD, floor=TINY_FLOOR)
+    mine = seg.Recipe(floor=0.3)
+    assert seg.TextSegmenter.tiny(mine, "cpu").recipe == mine
+
+
+def test_device_and_precision_are_those_asked_for(capsys):
+    segmenter = seg.TextSegmenter.tiny(device="cpu", precision="bf16")
+    assert {segmenter.clipseg.runtime, segmenter.sam.runtime} == {choose("cpu", "bf16")}
+    assert str(choose("cpu", "bf16")) in capsys.readouterr().out
+    nowhere = seg.TextSegmenter.tiny(device="meta")  # the one other device that every machine has
+    models = (nowhere.clipseg.model, nowhere.sam.predictor.model)
+    assert {p.device.type for model in models for p in model.parameters()} == {"meta"}
+    with pytest.raises(ValueError, match="device is 'abacus'"):
+        seg.TextSegmenter.tiny(device="abacus")
+
+
+def test_without_the_files_it_says_how_to_make_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "pipeline.py"))
+    with pytest.raises(FileNotFoundError, match="python -m training.train_tiny"):
+        seg.TextSegmenter.tiny()
