@@ -1,5 +1,7 @@
 """The embedded models do what the README says of them, on scenes that they were not trained on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
