@@ -1,3 +1,4 @@
+import importlib.util
 import sys
 import types
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from airl import colab, runtime
+from airl import colab, distributed, runtime
 
 
 def fake_gpu(monkeypatch, capability):
@@ -13,6 +14,8 @@ def fake_gpu(monkeypatch, capability):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla")
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,37 @@ def test_autocast_and_scaler_follow_the_precision():
         with here.autocast():
             assert (a @ b).dtype == dtype
         assert here.grad_scaler().is_enabled() == (precision == "fp16")
+
+
+def test_choosing_cuda_lets_products_run_as_tf32(monkeypatch):
+    fake_gpu(monkeypatch, (8, 0))
+    said = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", said.append)
+    runtime.choose("cpu")
+    assert said == [] and not torch.backends.cudnn.benchmark
+    runtime.choose("cuda:0")
+    assert said == ["high"] and torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("capability, mode", [((7, 5), None), ((8, 0), "reduce-overhead"), ((9, 0), "reduce-overhead")])
+def test_graphs_where_launches_are_the_limit(monkeypatch, capability, mode):
+    fake_gpu(monkeypatch, capability)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic, mode=None: modes.append(mode) or network)
+    gpu = runtime.choose("cuda:0")
+    output = torch.ones(2)
+    network = gpu.compile(lambda x: output)
+    assert modes == [mode] and torch.equal(network(None), output)
+    assert (network(None) is output) == (mode is None)  # what a graph returned is copied
+    assert gpu.compiling_pays(78_200) and not gpu.compiling_pays(1_000)
+    assert not runtime.choose("cpu").compiling_pays(78_200)
+
+
+def test_a_world_without_a_rank_is_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("RANK", raising=False)
+    assert distributed.join(torch.device("cpu")) == distributed.Group(0, 1)
 
 
 def test_random_state_is_put_back():

@@ -50,6 +50,7 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self) -> None:
         group, found_inf = self.param_groups[0], getattr(self, "found_inf", None)
+        applied = 1.0 if found_inf is None else 1 - found_inf  # 1: take the step, 0: leave all as it is
         stacks: dict[torch.Size, list[nn.Parameter]] = {}
         for matrix in group["params"]:
             stacks.setdefault(matrix.shape, []).append(matrix)
@@ -65,11 +66,8 @@ class Muon(torch.optim.AdamW):
             momentum.lerp_(gradient, 1 - MOMENTUM)
             update = orthogonalize(gradient.lerp(momentum, MOMENTUM), self.dtype)  # Nesterov's
             size = 0.2 * max(shape) ** 0.5 * group["lr"]  # 0.2: the root mean square of AdamW's updates
-            decay = group["lr"] * group["weight_decay"]
-            if found_inf is not None:
-                size, decay = size * (1 - found_inf), decay * (1 - found_inf)
-            torch._foreach_mul_(matrices, 1 - decay)
-            torch._foreach_sub_(matrices, list((update * size).unbind()))
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"] * applied)
+            torch._foreach_sub_(matrices, list((update * (size * applied)).unbind()))
             for matrix in matrices:
                 matrix.grad = None  # AdamW's step is for the parameters that have a gradient
         super().step()

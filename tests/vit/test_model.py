@@ -196,6 +196,44 @@ def test_dropout_keeps_each_element_by_its_own_draw(dtype):
     assert torch.equal(dropout.eval()(x), x)
 
 
+def test_dropout_acts_on_tokens_and_after_attention_and_both_layers_of_the_mlp():
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(**(SMALL | dict(dropout=0.25)))).train()
+    zeros = {}
+
+    def count(name, index):
+        return lambda _, inputs, *output: zeros.setdefault(name, []).append(
+            ((output[0] if index is None else inputs[index]) == 0).float().mean().item()
+        )
+
+    model.blocks[0].register_forward_pre_hook(count("tokens", 0))
+    for block in model.blocks:
+        block.attn.register_forward_hook(count("attention", None))
+        block.mlp.fc2.register_forward_pre_hook(count("hidden", 0))
+        block.mlp.register_forward_hook(count("mlp", None))
+    model(torch.randn(8, 3, 16, 16))
+    assert {name: len(shares) for name, shares in zeros.items()} == dict(tokens=1, attention=3, hidden=3, mlp=3)
+    # Binomial: the standard error of a share of 6,528 elements is 0.0054; five of them.
+    assert all(abs(share - 0.25) < 0.027 for shares in zeros.values() for share in shares)
+
+
+def test_drop_path_acts_on_both_branches():
+    """With nearly every branch dropped the tokens pass through a block as they are."""
+    block = ViT(ViTConfig(**(SMALL | dict(drop_path=0.5)))).blocks[2].train()
+    block.drop_path.probability = 1 - 1e-12
+    x = torch.randn(8, 17, 48)
+    assert torch.equal(block(x), x) and not torch.equal(block.eval()(x), x)
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_the_blocks_get_contiguous_tokens(stem):
+    model = ViT(ViTConfig(**(SMALL | dict(stem=stem, pool="mean"))))
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    model(torch.randn(2, 3, 16, 16))
+    assert seen == [True]
+
+
 def test_drop_path_rises_linearly_over_the_blocks():
     model = ViT(ViTConfig(**(SMALL | dict(drop_path=0.2))))
     assert [block.drop_path.probability for block in model.blocks] == pytest.approx([0, 0.1, 0.2])
@@ -203,6 +241,7 @@ def test_drop_path_rises_linearly_over_the_blocks():
 
 def test_conv_stem_keeps_each_patchs_place():
     """A bright patch changes its own token most, and leaves tokens two patches away as they were."""
+    torch.manual_seed(0)
     model = ViT(ViTConfig(**(SMALL | dict(stem="conv", pool="mean")))).eval()
     dark = torch.zeros(1, 3, 16, 16)
     for row, column in ((0, 0), (1, 2), (3, 3)):
