@@ -240,14 +240,14 @@ def test_drop_path_rises_linearly_over_the_blocks():
 
 
 def test_conv_stem_keeps_each_patchs_place():
-    """A bright patch changes its own token most, and leaves tokens two patches away as they were."""
+    """A bright patch changes its own token most (over 16 random stems), and leaves tokens two away as they were."""
     torch.manual_seed(0)
-    model = ViT(ViTConfig(**(SMALL | dict(stem="conv", pool="mean")))).eval()
+    stems = [ViT(ViTConfig(**(SMALL | dict(stem="conv", pool="mean", depth=1)))).eval().stem for _ in range(16)]
     dark = torch.zeros(1, 3, 16, 16)
     for row, column in ((0, 0), (1, 2), (3, 3)):
         bright = dark.clone()
         bright[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 1
-        change = (model.stem(bright) - model.stem(dark)).norm(dim=1)[0]  # (4, 4)
+        change = sum((stem(bright) - stem(dark)).norm(dim=1)[0] for stem in stems)  # (4, 4)
         assert change.argmax() == 4 * row + column
         far = [abs(r - row) > 1 or abs(c - column) > 1 for r in range(4) for c in range(4)]
         assert (change.flatten()[torch.tensor(far)] == 0).all()
