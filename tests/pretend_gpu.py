@@ -45,7 +45,7 @@ FLOAT32_ON_CUDA = (
 )  # fmt: skip
 
 
-@dataclass
+@dataclass(eq=False)
 class Count:
     """What happened on the device."""
 
@@ -56,9 +56,10 @@ class Count:
 class PretendGpu(TorchFunctionMode):
     """Knows which tensors are on the device, and what each call does with them."""
 
+    tensors = WeakIdKeyDictionary()  # those on the device; of all pretended ones, as code may cache a tensor
+
     def __init__(self):
         super().__init__()
-        self.tensors = WeakIdKeyDictionary()  # those on the device
         self.generator = torch.Generator()
         self.counts: list[Count] = []
         self.running = False  # whether the call at work runs on the device

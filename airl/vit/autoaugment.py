@@ -256,7 +256,7 @@ def source_map(name: str, magnitude: float, size: tuple[int, int], device: torch
     grid = output @ (torch.tensor([to_source]).mT / torch.tensor([width / 2, height / 2]))  # (1, HW, 2)
     number = torch.arange(1.0, height * width + 1).view(1, 1, height, width)  # from 1, as 0 will mean outside
     source = F.grid_sample(number, grid.view(1, height, width, 2), mode="nearest", align_corners=False)
-    return ((source.long() - 1) % (height * width + 1)).flatten().to(device)
+    return to_device(((source.long() - 1) % (height * width + 1)).flatten(), device)
 
 
 def _by_group_(images: Tensor, key: Tensor, function: Callable[[Tensor, int, Tensor], Tensor]) -> Tensor:
