@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -11,7 +11,7 @@ from airl.vit import plots
 from airl.vit.run import Run
 from tests.pretend_gpu import CUDA, pretend_gpu
 
-matplotlib.use("Agg")
+plt.switch_backend("Agg")
 pretended = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU")
 T4, A100 = ((7, 5), "Tesla T4"), ((8, 0), "NVIDIA A100")
 
@@ -29,7 +29,7 @@ KERNELS_OF_A_CHUNK = 340  # order, augmentation, mixing and erasing, once for th
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
-    plots.plt.close("all")
+    plt.close("all")
 
 
 @pytest.fixture(params=[T4, A100], ids=["T4", "A100"])
