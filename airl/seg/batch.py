@@ -1,4 +1,4 @@
-"""Many pictures, one prompt: a folder of results for each, as far as it goes, and further when run again."""
+"""Many pictures: a folder of results for each, as far as it goes, and further when run again."""
 
 import hashlib
 import json
@@ -7,18 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from airl.files import atomic_write, slug
+from airl.seg.dataset import Prompts, label_files
 from airl.seg.pipeline import TextSegmenter
 
 
 def segment_files(
     segmenter: TextSegmenter,
     files: Iterable[str | Path],
-    prompt: str,
+    prompt: str | Prompts,
     out: str | Path,
     overwrite: bool = False,
     steps: bool = False,
 ) -> dict[Path, Exception]:
-    """Segment picture files by a prompt; write OUT/PICTURE/PROMPT/ with what `Segmentation.save` writes.
+    """Segment picture files by a prompt; write OUT/PICTURE/PROMPT/ with what `Segmentation.save` writes. Several
+    prompts make a data set of files and folders: see `dataset.label_files`.
 
     PICTURE is a file's name with its suffix. steps: write steps.png too, a figure of every step. A progress bar shows
     how far it is. A picture that fails, for whatever reason, is reported by name and the rest go on; one whose result
@@ -27,6 +29,10 @@ def segment_files(
     """
     from tqdm.auto import tqdm
 
+    if not isinstance(prompt, str):
+        if steps:
+            raise ValueError("a figure of every step is drawn of one prompt; pass it as a text, or leave steps out")
+        return label_files(segmenter, files, prompt, out, overwrite)
     name = slug(prompt)
     if not name:
         raise ValueError(f"the prompt is {prompt!r}; say what to look for, such as 'a person'")

@@ -39,6 +39,16 @@ class Instance:
     def __repr__(self) -> str:
         return f"Instance(box={self.box}, score={self.score:.2f}, area={self.area:,})"
 
+    def to_json(self) -> dict:
+        """Everything, the mask as COCO's compressed run lengths."""
+        return {
+            "box": self.box,
+            "score": self.score,
+            "area": self.area,
+            "point": self.point,
+            "segmentation": {"size": list(self.mask.shape), "counts": compressed_run_lengths(self.mask)},
+        }
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
@@ -176,16 +186,7 @@ class Segmentation:
             "area": int(np.count_nonzero(mask)),
             "box": box,
             "cutout": {"offset": list(box[:2])} if box else None,  # XY of its upper left pixel in the picture
-            "instances": [
-                {
-                    "box": one.box,
-                    "score": one.score,
-                    "area": one.area,
-                    "point": one.point,
-                    "segmentation": {"size": list(self.size), "counts": compressed_run_lengths(one.mask)},
-                }
-                for one in self.instances
-            ],
+            "instances": [instance.to_json() for instance in self.instances],
             "seeds": [
                 {
                     "point": seed.point.tolist(),

@@ -79,18 +79,21 @@ class Sam3Segmenter(TextSegmenter):
 
     @torch.no_grad()
     def set_image(self, picture: images.Picture) -> None:
-        self.image = None
-        image = images.load(picture)
-        pixels = self.processor(images=np.array(image), input_data_format="channels_last", return_tensors="pt")
-        with self.runtime.autocast():
-            self.features = self.model.get_vision_features(pixels["pixel_values"].to(self.runtime.device))
-        self.image = image
+        with self._lock:
+            self.image = None
+            image = images.load(picture)
+            pixels = self.processor(images=np.array(image), input_data_format="channels_last", return_tensors="pt")
+            with self.runtime.autocast():
+                self.features = self.model.get_vision_features(pixels["pixel_values"].to(self.runtime.device))
+            self.image = image
 
     def segment(self, prompt: str | Iterable[str], **changes) -> Segmentation | list[Segmentation]:
-        if self.image is None:
-            raise RuntimeError("no picture to segment: call set_image before segment")
         recipe = replace(self.recipe, **changes)
-        many = [self._find(one, recipe) for one in check_prompts(prompt)]
+        prompts = check_prompts(prompt)
+        with self._lock:
+            if self.image is None:
+                raise RuntimeError("no picture to segment: call set_image before segment")
+            many = [self._find(one, recipe) for one in prompts]
         return many[0] if isinstance(prompt, str) else many
 
     @torch.no_grad()
