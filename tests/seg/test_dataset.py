@@ -180,12 +180,12 @@ def test_command_line(photos, tmp_path, capsys):
     assert "and then the prompt" in capsys.readouterr().err
 
 
-def test_command_line_of_films(tmp_path, monkeypatch, capsys):
+def test_command_line_of_films(tmp_path, capsys):
     from airl.scenes import clips
 
     clip = clips.clip(0, frames=4, size=(64, 64))
-    for t, frame in enumerate(clip.frames):
-        images.save(frame, tmp_path / "film" / f"{t:03d}.png")
+    for t in range(len(clip)):
+        images.save(clip.draw(t)[0], tmp_path / "film" / f"{t:03d}.png")
     out = tmp_path / "out"
     assert main(["track", str(tmp_path / "film"), "-p", clip.prompt, "-o", str(out), "--sam", "tiny"]) == 0
     assert "-> " in capsys.readouterr().out and (out / "tracks.json").exists() and (out / "overlay.mp4").exists()

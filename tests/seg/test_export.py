@@ -88,13 +88,13 @@ def test_a_films_frames_as_supervision_has_them(tmp_path):
         Track(1, "a dog", [2], [0.75], [(3, 2, 7, 8)], [35]),
     ]
     tracking = Drawn(tmp_path, ["a dog", "a cat"], (20, 30), 25.0, 3, tracks)
-    assert export.frame_to_supervision(tracking, 0).is_empty()
-    detections = export.frame_to_supervision(tracking, 2)
+    assert tracking.to_supervision(0).is_empty()
+    detections = tracking.to_supervision(2)
     assert detections.tracker_id.tolist() == [2, 1] and detections.class_id.tolist() == [1, 0]
     assert detections.confidence.tolist() == [0.25, 0.75] and detections["class_name"].tolist() == ["a cat", "a dog"]
     assert (detections.xyxy == sv.mask_to_xyxy(detections.mask)).all() and detections.area.tolist() == [190, 35]
     with pytest.raises(IndexError):
-        export.frame_to_supervision(tracking, 3)
+        tracking.to_supervision(3)
 
 
 def test_without_supervision(monkeypatch):

@@ -4,10 +4,15 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from airl.seg.export import frame_to_supervision
 from airl.seg.video.store import masks_of
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 
 @dataclass
@@ -81,6 +86,10 @@ class Tracking:
         for track in wanted:
             mask |= self.ids(t, track.prompt) == track.id
         return mask
+
+    def to_supervision(self, t: int) -> "Detections":
+        """The objects in frame t as `supervision.Detections`: see `export.frame_to_supervision`."""
+        return frame_to_supervision(self, t)
 
     def to_json(self) -> dict:
         return {
