@@ -19,8 +19,8 @@ INTRODUCTION = """# Results
 
 This page is made by `python -m benchmarks.report` from the JSON files in `benchmarks/results/`, which the benchmarks
 write. Under each table stand the command, the commit, the machine and the day that its figures come from. Nothing here
-was measured on a GPU unless its machine is one. The commands are typed in the root of a clone. An empty cell was not
-measured, or the mark was not reached.
+was measured on a GPU unless its machine is one. A command is typed in the root of a clone at that commit. An empty cell
+was not measured, or the mark was not reached.
 """
 
 SECTIONS = {  # file: title, what a reader has to know; files not named here come last
