@@ -44,6 +44,19 @@ def test_snippets_compile_and_name_what_there_is(page):
                 assert hasattr({"seg": seg, "vit": vit}[node.value.id], node.attr), f"{page.name}: {node.attr}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_modules_and_targets_that_there_are(page):
+    if page.name == "results.md":  # the commands of its commits
+        return
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"-m ((?:airl|benchmarks|training)[\w.]*\w)", text):
+        path = ROOT / module.replace(".", "/")
+        named = path.name == "NAME"  # any of them
+        assert named or path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {module}"
+    for target in re.findall(r"`?\bmake (\w+)(?:`|  )", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), f"{page.name}: make {target}"
+
+
 def test_readme_offline_snippets_run(tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("## Ten seconds without a download")[1].split("\n## ")[0]
