@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from airl.seg.seeds import box_of
 
@@ -24,7 +25,7 @@ def overlay(image: np.ndarray, objects: Iterable[tuple[int, np.ndarray, str]]) -
     import cv2
 
     drawn = image.copy()
-    thick = max(1, round(min(image.shape[:2]) / 300))
+    thick = max(2, round(min(image.shape[:2]) / 250))
     for number, mask, label in objects:
         if not (box := box_of(mask)):
             continue
@@ -36,7 +37,18 @@ def overlay(image: np.ndarray, objects: Iterable[tuple[int, np.ndarray, str]]) -
             inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(x0, y0)
         )
         cv2.drawContours(drawn, outlines, -1, colour.tolist(), thick)
-        place, scale = (x0, max(y0 - 2 * thick, 10 * thick)), thick * 0.35
-        for ink, width in (((0, 0, 0), 3 * thick), ((255, 255, 255), thick)):  # white on a dark rim is always legible
-            cv2.putText(drawn, label, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, width)
+        _write(drawn, label, x0, y0 - thick, size=6 * thick)
     return drawn
+
+
+def _write(image: np.ndarray, text: str, x: int, y: int, size: int) -> None:
+    """Put a text into a picture, its lower left corner at (x, y) where there is room: white on a dark rim, which is
+    always legible."""
+    font, rim = ImageFont.load_default(size), max(1, size // 8)
+    left, top, right, bottom = font.getbbox(text, stroke_width=rim)
+    H, W = image.shape[:2]
+    x, y = max(0, min(x, W - (right - left))), max(0, y - (bottom - top))
+    part = image[y : y + bottom - top, x : x + right - left]
+    patch = Image.fromarray(part)
+    ImageDraw.Draw(patch).text((-left, -top), text, "white", font, stroke_width=rim, stroke_fill="black")
+    part[:] = np.asarray(patch)
