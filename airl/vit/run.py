@@ -193,6 +193,10 @@ class Run:
         if self.ema:
             self.ema.model.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:  # the fused step needs both in one memory format
+                    moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epochs_done = self.saved_epoch = state["epoch"]

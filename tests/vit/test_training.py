@@ -371,22 +371,31 @@ def test_other_settings_are_refused_by_name(finished):
     assert (folder / "checkpoint.pt").read_bytes() == before
 
 
-def test_a_checkpoint_from_before_a_field_was_made_had_its_default(finished):
-    """And from before there was one optimizer: AdamW alone in a list."""
-    folder, data, config, _ = finished
-    path = folder / "checkpoint.pt"
+def test_a_checkpoint_of_version_0_1_resumes(tmp_path):
+    """It had no field decay_on, which then is at its default; AdamW in a list; and all of its state contiguous."""
+    config, data = replace(CONFIG, epochs=2), random_data()
+    whole = train(tiny_model(), data, config, tmp_path / "whole")
+
+    def stop(history):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_model(), data, config, tmp_path / "old", on_epoch=stop)
+    path = tmp_path / "old" / "checkpoint.pt"
     saved = torch.load(path, weights_only=True)
-    del saved["settings"]["recipe"]["decay_on"], saved["settings"]["model"]["pool"]
+    del saved["settings"]["recipe"]["decay_on"]
+    for moments in saved["optimizer"]["state"].values():
+        moments |= {name: value.contiguous() for name, value in moments.items()}
     saved["optimizers"] = [saved.pop("optimizer")]
     torch.save(saved, path)
-    train(tiny_model(), data, config, folder, resume=True)
-    torch.save(saved, path)
     with pytest.raises(ValueError, match="recipe.decay_on: 'all' in the checkpoint, 'matrices' now"):
-        train(tiny_model(), data, replace(config, decay_on="matrices"), folder, resume=True)
+        train(tiny_model(), data, replace(config, decay_on="matrices"), tmp_path / "old", resume=True)
+    assert same_weights(train(tiny_model(), data, config, tmp_path / "old", resume=True).model, whole.model)
+
     saved["settings"]["recipe"]["sharpness"] = 3
     torch.save(saved, path)
     with pytest.raises(ValueError, match="recipe.sharpness: 3 in the checkpoint, None now"):
-        train(tiny_model(), data, config, folder, resume=True)
+        train(tiny_model(), data, config, tmp_path / "old", resume=True)
 
 
 def test_names_and_compilation_are_no_settings(finished):
