@@ -20,7 +20,7 @@ from airl.files import atomic_folder, atomic_write
 from airl.seg import draw
 from airl.seg.clipseg import check_prompts
 from airl.seg.pipeline import TextSegmenter
-from airl.seg.result import Segmentation
+from airl.seg.result import Instance, Segmentation
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic"}  # what is a picture in a folder
 LONGEST = 1000  # pixels: the longer side of an overlay
@@ -70,7 +70,7 @@ def label_files(
             if not overwrite and _is_done(out / name, sha1, asked):
                 bar.write(f"{file}: skipped, {out / name} is there already")
                 continue
-            many = _segment(segmenter, file, changes)
+            many = [(one, one.instances) for one in _segment(segmenter, file, changes)]
             result = {"file": name, "sha1": sha1, "recipes": asked, **_to_json(many)}
             with atomic_folder(out / name) as temporary:
                 images.save(_overlay(many), temporary / "overlay.jpg")
@@ -79,7 +79,7 @@ def label_files(
             errors[file] = error
             bar.write(f"error: {file}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
-        bar.write(f"{file}: {', '.join(f'{one.prompt} {len(one.instances)}' for one in many)} -> {out / name}")
+        bar.write(f"{file}: {', '.join(f'{one.prompt} {len(instances)}' for one, instances in many)} -> {out / name}")
     errors = {file: error for part in group.gather(errors) for file, error in part.items()}
     if group.rank == 0:
         results = [
@@ -189,28 +189,29 @@ def _segment(segmenter: TextSegmenter, file: Path, changes: Mapping[str, dict]) 
     return [found[prompt] for prompt in changes]
 
 
-def _to_json(many: list[Segmentation]) -> dict:
+def _to_json(many: list[tuple[Segmentation, list[Instance]]]) -> dict:
     return {
-        "size": list(many[0].size),  # H, W
+        "size": list(many[0][0].size),  # H, W
         "prompts": [
             {
                 "prompt": one.prompt,
                 "found": one.found,
                 "peak": one.peak,
                 "score": one.score,
-                "instances": [instance.to_json() for instance in one.instances],
+                "instances": [instance.to_json() for instance in instances],
             }
-            for one in many
+            for one, instances in many
         ],
     }
 
 
-def _overlay(many: list[Segmentation]) -> np.ndarray:
+def _overlay(many: list[tuple[Segmentation, list[Instance]]]) -> np.ndarray:
     """All prompts' instances over the picture, numbered through, small: uint8 (h, w, 3)."""
-    step = -(-max(many[0].size) // LONGEST)
-    found = [(instance.mask[::step, ::step], one.prompt) for one in many for instance in one.instances]
+    image = many[0][0].image
+    step = -(-max(image.shape) // LONGEST)
+    found = [(instance.mask[::step, ::step], one.prompt) for one, instances in many for instance in instances]
     objects = ((number, mask, f"{number} {prompt}") for number, (mask, prompt) in enumerate(found, 1))
-    return draw.overlay(many[0].image[::step, ::step], objects)
+    return draw.overlay(image[::step, ::step], objects)
 
 
 def _is_done(folder: Path, sha1: str, asked: dict) -> bool:
