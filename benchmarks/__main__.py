@@ -22,9 +22,7 @@ from airl import runtime
 
 class Piece(NamedTuple):
     name: str
-    minutes: (
-        float  # it is not started with fewer left: roughly what it takes, or what makes a resumed training worth it
-    )
+    minutes: float  # roughly what it takes, of training what is worth a start: it is not started with fewer left
     commands: list[list[str]]  # what follows `python -m`, one after the other
 
 
@@ -42,11 +40,12 @@ def pieces(device: str, data: str, out: Path, smoke: bool) -> list[Piece]:
             Piece("input_pipeline", 0, [["benchmarks.input_pipeline", *on, "--images", "256", "--repeats", "1"]]),
         ]
     gpu = device != "cpu"
+    fewer = [] if gpu else ["--cases", "1x1", "1x5", "--repeats", "1"]
     measured = [
-        Piece("train_step", 5, [["benchmarks.train_step", *on]]),
+        Piece("train_step", 5 if gpu else 8, [["benchmarks.train_step", *on]]),
         Piece("input_pipeline", 2, [["benchmarks.input_pipeline", *on]]),
-        Piece("segmentation", 8 if gpu else 20, [["benchmarks.segmentation", *on]]),
-        Piece("scaling", 4 if gpu else 10, [["benchmarks.scaling", *on]]),
+        Piece("segmentation", 8, [["benchmarks.segmentation", *on, *fewer]]),
+        Piece("scaling", 4 if gpu else 8, [["benchmarks.scaling", *on]]),
     ]
     return [*(training(recipe, data, device, out) for recipe in ("assignment", "best") if gpu), *measured]
 

@@ -53,8 +53,9 @@ SECTIONS = {  # file: title, what a reader has to know; files not named here com
     ),
     "analysis": (
         "Patch size, depth against width, augmentation",
-        "The assignment's model with one change at a time and the same number of passes. It is scored on the last "
-        "5,000 training images, which it was not trained on; the test images choose nothing.",
+        "The assignment's model with one change at a time and the same number of passes. It is scored on the last 500 "
+        "training images of each class, which it was not trained on; the test images choose nothing. What follows from "
+        "it, and what does not: [analysis](analysis.md).",
     ),
     "ablation": (
         "Ablation",
