@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import torch
+
 from airl import runtime
 
 PROFILES = ("full", "quick")
@@ -11,7 +13,9 @@ PROFILES = ("full", "quick")
 def choose_profile(wanted: str = "auto") -> str:
     """Choose "full" where there is a CUDA GPU, "quick" elsewhere, unless `wanted` or AIRL_PROFILE (which wins) says it.
 
-    Prints which and why in one line. Raises ValueError for another name.
+    Prints which and why in one line. "quick" computes on one thread: its models are too small for more, and where other
+    programs keep the cores busy, threads that wait for each other can be 100 times slower than one. Raises ValueError
+    for another name.
     """
     override = os.environ.get("AIRL_PROFILE") or "auto"
     hardware = runtime.choose()
@@ -24,6 +28,8 @@ def choose_profile(wanted: str = "auto") -> str:
     else:
         has_gpu = hardware.device.type == "cuda"
         name, why = ("full", "there is a CUDA GPU") if has_gpu else ("quick", "there is no CUDA GPU")
+    if name == "quick":
+        torch.set_num_threads(1)
     print(f"profile {name}: {why}; running on {hardware}")
     return name
 

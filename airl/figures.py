@@ -15,7 +15,7 @@ class Figure(matplotlib.figure.Figure):
     """
 
     def __init__(self, **how):
-        super().__init__(**{"layout": "constrained"} | how)
+        super().__init__(**{"layout": "compressed"} | how)  # "constrained" for axes that keep their pictures' shape
 
     def save(self, path: str | Path) -> "Figure":
         """Write the figure as an image file, whole or not at all, and return it, so that a cell shows it too."""

@@ -123,7 +123,10 @@ def test_the_profile_and_why(monkeypatch, capsys, gpu, wanted, variable, profile
     monkeypatch.delenv("AIRL_PROFILE", raising=False)
     if variable is not None:
         monkeypatch.setenv("AIRL_PROFILE", variable)
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     assert colab.choose_profile(wanted) == profile
+    assert threads == ([1] if profile == "quick" else [])
     printed = capsys.readouterr().out
     assert printed.startswith(f"profile {profile}: {why};") and printed.count("\n") == 1
 

@@ -14,6 +14,8 @@ from airl.seg.metrics import iou
 from airl.seg.pipeline import TextSegmenter
 from airl.seg.result import Segmentation, label_map
 from airl.seg.seeds import STRATEGIES
+from airl.seg.video.frames import open_clip
+from airl.seg.video.result import Tracking
 
 SEED, NEGATIVE = "#ff3b30", "#1e90ff"
 MASK, OTHER = (0.0, 1.0, 0.5), (0.2, 0.5, 1.0)
@@ -82,7 +84,7 @@ def result(one: Segmentation) -> Figure:
 def overlay(one: Segmentation) -> Figure:
     """The picture with the mask over it, and the verdict."""
     figure, axis = _one(one.image)
-    _mask(axis, one, verdict(one))
+    _mask(axis, one, "\n".join(textwrap.fill(line, 70) for line in verdict(one).splitlines()))
     for seed in one.seeds:
         _points(axis, seed)
     return figure
@@ -121,7 +123,9 @@ def explore(segmenter: TextSegmenter, prompt: str, hint: str = ""):
         except ValueError as error:  # such as an empty prompt
             message.value = f"<p>{html.escape(str(error))}</p>"
             return
-        drawn.value = overlay(one)._repr_png_()
+        figure = overlay(one)
+        figure.axes[0].set_title("")  # the message says it
+        drawn.value = figure._repr_png_()
         message.value = f"<p>{html.escape(verdict(one))}</p><p>{html.escape(hint)}</p>".replace("\n", "<br>")
 
     for control in controls.values():
@@ -151,6 +155,22 @@ def instances(one: Segmentation) -> Figure:
         text = f"{number}  score {_clipped(instance.score):.2f}, {instance.area:,} pixels"
         handles.append(_numbered(axis, number, instance.mask, text))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return figure
+
+
+def filmstrip(tracking: Tracking, count: int = 6) -> Figure:
+    """So many frames of a tracked clip, evenly spaced, each with its number and its masks tinted."""
+    chosen = {round(t) for t in np.linspace(0, len(tracking) - 1, min(count, len(tracking)))}
+    frames = {t: frame for t, frame in enumerate(open_clip(tracking.video).read()) if t in chosen}
+    columns = min(3, len(frames))
+    rows = -(-len(frames) // columns)
+    figure = Figure(figsize=(12, 0.6 + rows * (0.3 + _height(frames[0], 12 / columns))))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (t, frame) in zip(axes, frames.items(), strict=False):
+        _show(axis, frame, f"frame {t}")
+    for axis in axes[len(frames) :]:
+        axis.set_axis_off()
+    figure.suptitle(f"{', '.join(map(_quoted, tracking.prompts))} in {len(frames)} of {len(tracking)} frames")
     return figure
 
 
@@ -217,7 +237,9 @@ def _show(axis: Axes, image: np.ndarray, title: str, **how):
     H, W = image.shape[:2]
     axis.set_title(title, fontsize=10)
     axis.set(xticks=[], yticks=[])
-    return axis.imshow(_thin(image), extent=(-0.5, W - 0.5, H - 0.5, -0.5), interpolation="nearest", **how)
+    drawn = axis.imshow(_thin(image), extent=(-0.5, W - 0.5, H - 0.5, -0.5), interpolation="nearest", **how)
+    axis.autoscale(False)
+    return drawn
 
 
 def _thin(image: np.ndarray) -> np.ndarray:
@@ -243,7 +265,7 @@ def _outline(axis: Axes, mask: np.ndarray, colour="white") -> None:
 
 def _heatmap(axis: Axes, one: Segmentation, title: str):
     """The picture shines through where the probability is low."""
-    _show(axis, one.image // 2 + 64, f"{title} (peak {one.peak:.2f})")
+    _show(axis, one.image // 2 + 64, textwrap.fill(f"{title} (peak {one.peak:.2f})", 60))
     alpha = 0.9 * _thin(one.heatmap) ** 0.5
     return _show(axis, one.heatmap, axis.get_title(), cmap="inferno", vmin=0, vmax=1, alpha=alpha)
 

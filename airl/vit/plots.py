@@ -97,7 +97,7 @@ def prediction_grid(split: Split, report: Evaluation, count: int = 12) -> Figure
     columns = min(count, 6)
     groups = [("At random", sample), ("The mistakes it is surest of", surest)]
     heights = [-(-len(chosen) // columns) for _, chosen in groups]
-    figure = Figure(figsize=(columns * 1.8, sum(heights) * 2.2 + 0.6))
+    figure = Figure(figsize=(columns * 1.8, sum(heights) * 2.2 + 0.6), layout="constrained")
     parts = figure.subfigures(2, 1, height_ratios=[height + 0.2 for height in heights])
     for part, (title, chosen) in zip(parts, groups, strict=True):
         part.suptitle(title if len(chosen) else "No mistakes", fontweight="bold")
@@ -145,7 +145,7 @@ def per_class_accuracy(report: Evaluation) -> Figure:
     axis = figure.subplots()
     axis.barh([f"{name}  {value:.1%}" for name, value in ranked], values, color=TRAIN)
     axis.axvline(report.accuracy, color=TEST, linestyle="--")
-    axis.set(xlim=(0, 1), title=f"Accuracy by class; dashed, of all test images: {report.accuracy:.1%}")
+    axis.set(xlim=(0, 1), title=f"Accuracy by class; dashed line, all test images: {report.accuracy:.1%}")
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.spines[["top", "right"]].set_visible(False)
     return figure

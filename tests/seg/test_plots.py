@@ -3,6 +3,7 @@
 import io
 import sys
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_absence_is_said(segmenter):
     assert figure.get_suptitle() == verdict and len(figure.axes) == 3
     assert plots.overlay(one).axes[0].get_title() == verdict
     for plot in (plots.heatmap, plots.seeds, plots.candidates, plots.result):
-        plot(one).canvas.draw()
+        plot(one).draw_without_rendering()
 
 
 def test_labels_have_a_legend(segmenter):
@@ -98,7 +99,7 @@ def test_pictures_of_any_size(segmenter, size):
         segmenter.recipe = recipe
         one, two = segmenter(np.full((*size, 3), 99, np.uint8), ["both", "none"])
         for figure in (plots.steps(one), plots.labels([one, two]), plots.picture(one.image)):
-            figure.canvas.draw()
+            figure.draw_without_rendering()
             assert max(max(image.get_array().shape) for axis in figure.axes for image in axis.images) <= plots.LONGEST
             inches = figure.get_size_inches()
             assert inches.max() < 30
@@ -155,10 +156,18 @@ def test_instances_are_numbered(segmenter):
 
 @pytest.mark.parametrize("prompt", ["left", "a prompt that says much more than is needed " * 8])
 def test_no_title_is_cut_off(segmenter, prompt):
-    one = replace(segmenter(PICTURE, "left"), prompt=prompt)
-    for plot in (plots.steps, plots.heatmap, plots.seeds, plots.candidates, plots.result, plots.overlay):
+    class Nowhere(Halves):
+        def predict(self, seed, mask_prompt=None):
+            return Candidates(np.where(self.left, -1.0, [[[1.0]]] * 3), np.array([1, 1, 1], np.float32))
+
+    found = replace(segmenter(PICTURE, "left"), prompt=prompt)
+    doubtful = replace(seg.TextSegmenter(Nowhere(), Nowhere())(PICTURE, "left"), prompt=prompt)
+    doubtful.seeds[0].point[:] = (39, 0)
+    assert "outside" in plots.verdict(doubtful) and "only 0.00" in plots.verdict(doubtful)
+    drawings = (plots.steps, plots.heatmap, plots.seeds, plots.candidates, plots.result, plots.overlay)
+    for plot, one in product(drawings, (found, doubtful)):
         figure = plot(one)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         for text in [*[axis.title for axis in figure.axes], *figure.texts]:
             box = text.get_window_extent()
             assert box.x0 >= 0 and box.x1 <= figure.bbox.width, f"{plot.__name__}: {text.get_text()}"

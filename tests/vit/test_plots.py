@@ -94,10 +94,17 @@ def test_every_figure_has_a_title(split, report):
     model = vit.ViT(vit.ViTConfig(image_size=16, patch_size=4, num_classes=3, dim=24, depth=2, heads=2))
     data = vit.Dataset("random", split, split, CLASSES)
     for figure in (
-        plots.augmentation_preview(data, vit.RECIPES["assignment"], versions=3),
+        plots.augmentation_preview(data, vit.RECIPES["assignment"]),
         plots.confusion_matrix(report),
+        plots.confusion_matrix(vit.Evaluation(torch.eye(10), torch.arange(10), [f"class {i}" for i in range(10)])),
         plots.per_class_accuracy(report),
-        plots.attention_overlay(model, split.images[:2]),
+        plots.attention_overlay(model, split.images[:8]),
         plots.position_similarity(model),
     ):
         assert figure.get_suptitle() or figure.axes[0].get_title()
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            for text in (axis.title, axis.xaxis.label, axis.yaxis.label, *figure.texts):
+                box, name = text.get_window_extent(), text.get_text()
+                assert not name or (box.x0 >= 0 and box.x1 <= figure.bbox.width), f"{name} is cut off"
+                assert not name or (box.y0 >= 0 and box.y1 <= figure.bbox.height), f"{name} is cut off"
