@@ -99,7 +99,7 @@ def test_a_notebook_is_thin_and_committed_without_outputs(name):
     assert not any(cell.outputs or cell.execution_count for cell in cells)
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("q?.ipynb")))
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("docs/q?.ipynb")))
 def test_the_executed_copy_is_of_this_notebook(name):
     """After a change: python docs/execute.py."""
     path = ROOT / "docs" / name
