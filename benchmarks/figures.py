@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         with atomic_write(args.out / f"{name}.png") as temporary:
-            figure.savefig(temporary, dpi=80, format="png")
+            figure.savefig(temporary, dpi=80, format="png", bbox_inches="tight")
         print(args.out / f"{name}.png")
 
 

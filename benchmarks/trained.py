@@ -20,12 +20,14 @@ from benchmarks.record import RESULTS
 from benchmarks.report import publish
 
 PASSING = ("name", "about", "epochs", "seed", "precision", "compile")  # fields that leave a recipe what it is
+OF_DATA = ("image_size", "num_classes", "classes", "mean", "std")  # fields that leave a model what it is
 
 
 def history_of(run: Path) -> list[dict[str, float]]:
     """history.csv of a run, a dict an epoch."""
     with open(run / "history.csv", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def model_of(run: Path) -> vit.ViT:
@@ -35,11 +37,15 @@ def model_of(run: Path) -> vit.ViT:
     return vit.ViT.from_pretrained(run / "model")
 
 
-def recipe_of(settings: dict) -> str:
-    """The name of the recipe that a checkpoint's settings are of, or "custom"."""
-    saved = asdict(vit.TrainConfig()) | settings["recipe"]  # a field that is younger than the run had its default
+def recipe_of(settings: dict[str, dict]) -> str:
+    """The name of the recipe, with its model, that a checkpoint's settings are of, or "custom"."""
+    train = asdict(vit.TrainConfig()) | settings["recipe"]  # a field that is younger than the run had its default
+    model = asdict(vit.ViTConfig()) | settings["model"]
     for name, config in vit.RECIPES.items():
-        if all(saved[field] == value for field, value in asdict(config).items() if field not in PASSING):
+        wanted, shape = asdict(config), asdict(vit.MODELS[name])
+        if all(train[field] == wanted[field] for field in wanted if field not in PASSING) and all(
+            model[field] == shape[field] for field in shape if field not in OF_DATA
+        ):
             return name
     return "custom"
 

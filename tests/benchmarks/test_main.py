@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import asdict
 
 import torch
 from PIL import Image
@@ -8,6 +9,7 @@ from airl import vit
 from benchmarks import __main__ as module
 from benchmarks import figures
 from benchmarks.__main__ import Piece, measure
+from benchmarks.trained import recipe_of
 
 
 def test_what_fits_is_run_in_order_once_and_training_goes_on_later(tmp_path, monkeypatch):
@@ -70,3 +72,14 @@ def test_a_run_is_drawn(tmp_path, monkeypatch):
     names = ("curves", "confusion", "per_class", "predictions", "attention", "positions")
     assert drawn == {f"{name}.png" for name in names}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "figures").iterdir())
+
+
+def test_a_run_is_named_by_its_recipe_only_if_it_is_that_recipe():
+    def named(train=None, model=None):
+        settings = {"recipe": asdict(vit.RECIPES["assignment"]), "model": asdict(vit.MODELS["assignment"])}
+        settings["recipe"] |= train or {}
+        settings["model"] |= {"mean": (0.5, 0.5, 0.5), **(model or {})}
+        return recipe_of(settings)
+
+    assert named() == named({"epochs": 5, "seed": 3, "precision": "bf16"}) == "assignment"
+    assert named({"lr": 2e-3}) == named(model={"depth": 2}) == "custom"
