@@ -10,11 +10,12 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends well, delete it if it raises.
 
     A reader sees the old file or the whole new one, never a part: when the disk fills up or the process is
-    killed, what was at `path` is still there. The parent folder is made if it is missing.
+    killed, what was at `path` is still there. The parent folder is made if it is missing. sync: wait until it is on the
+    disk, so that it outlives a power failure; what is written many times a second and can be made again need not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,8 +24,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         with contextlib.suppress(OSError):  # some mounted drives have no modes

@@ -4,7 +4,7 @@ from airl.seg.batch import segment_files
 from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter
 from airl.seg.result import Instance, Segmentation, label_map
 from airl.seg.seeds import STRATEGIES
-from airl.seg.video import Track, Tracking, VideoTracker, track
+from airl.seg.video import Track, TrackedFrame, Tracking, TrackingRecipe, VideoTracker, track
 
 __all__ = [
     "RECIPES",
@@ -14,7 +14,9 @@ __all__ = [
     "Segmentation",
     "TextSegmenter",
     "Track",
+    "TrackedFrame",
     "Tracking",
+    "TrackingRecipe",
     "VideoTracker",
     "label_map",
     "segment_files",

@@ -89,6 +89,7 @@ class VideoSam2:
         self.side = config.prompt_encoder_config.image_size  # pixels; frames are stretched to a square
         self.memories = config.num_maskmem - 1  # recent frames whose masks the model looks at again
         self.pointers = max(config.max_object_pointers_in_encoder - 1, self.memories)  # and whose pointers
+        self.places: dict = {}  # position encodings, which are the same for every memory of one precision
 
     def see(self, t: int, image: np.ndarray) -> View:
         """Frame t, uint8 (H, W, 3) RGB."""
@@ -136,6 +137,7 @@ class VideoSam2:
         """The memory whose `state` this was."""
         memory = self._empty()
         memory._session.output_dict_per_obj[0] = state
+        self._share_places(memory)
         return memory
 
     def _empty(self) -> Memory:
@@ -159,7 +161,13 @@ class VideoSam2:
         for output in (*memory._recent.values(), *memory._seeded.values()):
             output.pop("high_res_masks", None)
             output.pop("pred_masks", None)
+        self._share_places(memory)
         session = memory._session
         session.cache = session.processed_frames = None
         session.point_inputs_per_obj[0].clear()
         session.frames_tracked_per_obj[0].clear()
+
+    def _share_places(self, memory: Memory) -> None:
+        for output in (*memory._recent.values(), *memory._seeded.values()):
+            if (place := output.get("maskmem_pos_enc")) is not None:
+                output["maskmem_pos_enc"] = self.places.setdefault((place.dtype, place.shape), place)

@@ -68,7 +68,7 @@ class Rules:
     ):  # fmt: skip
         self.clipseg, self.sam2, self.recipe = clipseg, sam2, recipe
         self.clip, self.prompts, self.masks = clip, list(prompts), masks
-        self.tracks: dict[int, dict] = {}  # by id: its prompt, the last frame it is seen in, why it ended
+        self.tracks: dict[int, dict] = {}  # by id: its prompt, the first and the last frame it is seen in, why it ended
         self.live: list[Followed] = []
         self.lost: list[Followed] = []  # ended, the last one last
         self.recent: deque[np.ndarray] = deque(maxlen=recipe.every)  # the frames before this one
@@ -96,7 +96,8 @@ class Rules:
             there = np.unique(ids[ids > 0]).tolist()
             masks.write(t, ids, {number: self.seen[number].score for number in there})
             for number in there:
-                self.tracks[number]["last"] = t
+                about = self.tracks[number]
+                about["first"], about["last"] = min(about["first"], t), t
         self.recent.append(image)
 
     def of(self, prompt: str) -> list[Followed]:
@@ -193,11 +194,11 @@ class Rules:
             memory.keep_first(old.memory)
             number = old.id
         else:
-            number = len(self.tracks) + 1
-            if number > MAX_ID:
+            number = self.free_id()
+            if number is None:
                 warnings.warn(f"there are {MAX_ID} tracks, as many as masks can tell apart: no more", stacklevel=2)
                 return False
-            self.tracks[number] = {"prompt": prompt, "last": -1}
+            self.tracks[number] = {"prompt": prompt, "first": t, "last": -1}
         self.tracks[number]["ended"] = None
         # A new one is in doubt: should the next asking say no, it was a false alarm, and all is taken back.
         one = Followed(number, prompt, memory, doubt=None if old else t)
@@ -205,6 +206,16 @@ class Rules:
         self.seen[number] = seen
         self.go_back(one)
         return True
+
+    def free_id(self) -> int | None:
+        """An id that no track has had, else that of a false alarm of which nothing is left; None if there is none."""
+        if len(self.tracks) < MAX_ID:
+            return len(self.tracks) + 1
+        followed = {one.id for one in self.live}
+        alarms = (n for n, about in self.tracks.items() if n not in followed and about["last"] < about["first"])
+        number = next(alarms, None)
+        self.lost = [one for one in self.lost if one.id != number]
+        return number
 
     def recognize(self, prompt: str, mask: np.ndarray) -> Followed | None:
         """Which of the tracks out of sight, in doubt or lost has its object at a mask that has just been found: that
@@ -251,6 +262,7 @@ class Rules:
             if mask.any():
                 missing = 0
                 one.doubt = None if one.doubt is None else earlier
+                self.tracks[one.id]["first"] = min(self.tracks[one.id]["first"], earlier)
             masks.change(earlier, one.id, mask, seen.score)
 
     # ------------------------------------------------------------------------------------------ interruption

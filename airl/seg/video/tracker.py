@@ -10,11 +10,15 @@ from. The same answers confirm the tracks, or end them (`rules.py`). Frames are 
 more than its model looks at again, so memory does not grow with the clip.
 """
 
+import atexit
+import hashlib
 import json
+import shutil
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +48,20 @@ class VideoTracker:
         where: runtime.Runtime | None = None,
         recipe: TrackingRecipe | None = None,
     ):
-        """sam2: a Sam2VideoModel. name: what tells these models from others; an interrupted run goes on only with the
-        same."""
+        """sam2: a Sam2VideoModel. name: what these models are called. Raises ValueError for fp16 on a CPU."""
         self.runtime = where or runtime.choose()
+        if self.runtime.device.type == "cpu" and self.runtime.precision == "fp16":
+            raise ValueError("precision is 'fp16', which a CPU does not track with; use 'fp32', 'bf16' or 'auto'")
         self.clipseg = clipseg
         self.sam2 = VideoSam2(sam2, self.runtime)
         self.name = name
         self.recipe = recipe or TrackingRecipe()
+
+    @cached_property
+    def _models(self) -> dict:
+        """What tells these models from others: an interrupted run goes on only with the same."""
+        digests = {"clipseg": _fingerprint(self.clipseg.model), "sam2": _fingerprint(self.sam2.model)}
+        return {"name": self.name, "precision": self.runtime.precision, **digests}
 
     @classmethod
     def from_pretrained(
@@ -59,12 +70,13 @@ class VideoTracker:
         clipseg: str | Path = weights.CLIPSEG,
         device: str = "auto",
         precision: str = "auto",
+        recipe: TrackingRecipe | None = None,
     ) -> "VideoTracker":
         """Load both models, downloading what is not on this machine yet, and print what was chosen.
 
         sam2: one of `weights.SAM2`, or a folder that transformers saved. clipseg: a folder, or a name on the Hub.
-        device, precision: see `runtime.choose`. Raises ValueError for an unknown name, ConnectionError where weights
-        cannot be downloaded.
+        device, precision: see `runtime.choose`; fp16 is for GPUs alone. Raises ValueError for an unknown name,
+        ConnectionError where weights cannot be downloaded.
         """
         from transformers import Sam2VideoModel
 
@@ -74,7 +86,7 @@ class VideoTracker:
         where = runtime.choose(device, precision)
         print(f"text to masks in a clip: CLIPSeg {weights.label(clipseg)}, SAM 2 {weights.label(sam2)}, on {where}")
         model = weights.from_hub(lambda name: Sam2VideoModel.from_pretrained(name, dtype=torch.float32), folder)
-        return cls(ClipSeg.from_pretrained(clipseg, where), model, f"{sam2}, {clipseg}, {where.precision}", where)
+        return cls(ClipSeg.from_pretrained(clipseg, where), model, f"{sam2}, {clipseg}", where, recipe)
 
     @classmethod
     def tiny(cls, device: str = "auto", precision: str = "fp32") -> "VideoTracker":
@@ -96,69 +108,91 @@ class VideoTracker:
         *,
         every: int | None = None,
         fps: float | None = None,
+        start: int = 0,
+        end: int | None = None,
+        stride: int = 1,
+        max_side: int | None = None,
         overwrite: bool = False,
         progress: bool = True,
     ) -> Tracking:
-        """Track what each prompt asks for through a clip (see `frames.open_clip`).
+        """Track what each prompt asks for through a clip: a file, a folder, an array, a list, ... (`frames.open_clip`).
 
         Several instances of a prompt get several ids. An object that returns has its old id if SAM 2's memory still
         knows it: that of the track while it is followed, that of the track's first frame after it was lost. Else it
         has a new one.
 
-        out: a folder for masks, overlay and JSON (see `Tracking`); a temporary one if None. When it holds this very
-        run, finished, that is read; interrupted, it goes on where it was last saved, at most `every` frames before.
-        every: frames from one asking of the heat-map to the next; the recipe's if None. fps: of an array or a folder.
+        out: a folder for masks, overlay (with the film's sound) and JSON, see `Tracking`; if None a temporary one,
+        removed when Python ends. When it holds this very run, finished, that is read; interrupted, it goes on where it
+        was last saved, at most `every` frames before. overwrite: remove what a run of another job wrote there; nothing
+        else ever is.
+        every: frames from one asking of the heat-map to the next; the recipe's if None. fps: of what does not say it.
+        start, end, stride: which frames, as in a slice: frame k of the result is frame start + k * stride of the clip.
+        max_side: make the frames smaller, so that the longer side has at most so many pixels; the masks are as large.
 
         A prompt whose object is never there gives no track: the result is empty, not an error. Raises ValueError for a
-        prompt or a clip that cannot be used (see `frames.open_clip`), FileExistsError, and changes nothing, for an
-        `out` that holds another run, unless `overwrite`.
+        prompt, an option or a clip that cannot be used and for damaged files in `out`, FileExistsError, and changes
+        nothing, for an `out` that holds something else, RuntimeError while another run tracks into it.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or any(not prompt.strip() for prompt in prompts) or len(set(prompts)) < len(prompts):
             raise ValueError(f"expected one or more prompts, none empty and none twice; got {prompts}")
         recipe = self.recipe if every is None else replace(self.recipe, every=every)
-        clip = open_clip(video, fps)
-        temporary = tempfile.TemporaryDirectory() if out is None else None
-        folder = Path(temporary.name if temporary else out)
-        job = {"clip": clip.identity, "prompts": prompts, "every": recipe.every, "models": self.name}
+        clip = open_clip(video, fps, start=start, end=end, stride=stride, max_side=max_side)
+        folder = _temporary_folder() if out is None else Path(out).expanduser()
+        job = {"clip": clip.identity, "prompts": prompts, "recipe": asdict(recipe), "models": self._models}
         job = json.loads(json.dumps(job))  # as it will be read
-        store.claim(folder, job, overwrite)
-        if not (folder / "tracks.json").exists():
-            state = self._follow(clip, prompts, folder, recipe, progress)
-            _finish(clip, prompts, folder, state, progress)
-        return Tracking.read(folder, temporary)
+        with store.claim(folder, job, overwrite):
+            if not (folder / "tracks.json").exists():
+                length, tracks = self._follow(clip, prompts, folder, recipe, progress)
+                _finish(clip, prompts, folder, length, tracks, progress)
+            return Tracking.read(folder)
 
-    def _follow(self, clip: Frames, prompts: list[str], folder: Path, recipe: TrackingRecipe, progress: bool) -> dict:
-        """Write the masks of all frames that are not written yet; what is told of the tracks: {"tracks": ...}."""
+    def _follow(
+        self, clip: Frames, prompts: list[str], folder: Path, recipe: TrackingRecipe, progress: bool
+    ) -> tuple[int, dict]:
+        """Write the masks of all frames that are not written yet; how many frames there are, and `Rules.tracks`."""
         from tqdm.auto import tqdm
 
         rules = Rules(self.clipseg, self.sam2, recipe, clip, prompts, store.masks_of(folder, prompts))
-        saved = store.load_state(folder, self.runtime.device)
-        begin = 0
-        if saved:
+        done = 0
+        if saved := store.load_state(folder, self.runtime.device):
             rules.restore(saved["rules"])
-            begin = saved["next"]
-        t = begin - 1
-        bar = tqdm(clip.read(begin), "tracking", clip.length, initial=begin, disable=not progress, unit="frame")
-        for t, image in enumerate(bar, begin):
+            done = saved["next"]
+        bar = tqdm(clip.read(done), "tracking", clip.length, initial=done, disable=not progress, unit="frame")
+        for t, image in enumerate(bar, done):
             rules.step(t, image)
+            done = t + 1
             if t % recipe.every == 0:
-                store.save_state(folder, {"next": t + 1, "rules": rules.state()})
-        state = {"next": t + 1, "rules": rules.state()}
-        store.save_state(folder, state)
-        return {"next": t + 1, "tracks": rules.tracks}
+                store.save_state(folder, {"next": done, "rules": rules.state()})
+        store.save_state(folder, {"next": done, "rules": rules.state()})
+        return done, rules.tracks
 
 
-def _finish(clip: Frames, prompts: list[str], folder: Path, state: dict, progress: bool) -> None:
+def _fingerprint(model: torch.nn.Module) -> str:
+    """Of a model's weights: names, shapes and the first values of each, which any training changes."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.flatten()[:16].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="airl-track-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _finish(clip: Frames, prompts: list[str], folder: Path, length: int, told: dict, progress: bool) -> None:
     """Gather from the masks what tracks.json says, and draw the overlay; tracks.json, the last, marks the end."""
     from tqdm.auto import tqdm
 
     masks = store.masks_of(folder, prompts)
-    names = {number: about["prompt"] for number, about in state["tracks"].items()}
+    names = {number: about["prompt"] for number, about in told.items()}
     rows = {number: array("d") for number in names}  # frame, score, box, area: one after another
 
     def drawn() -> Iterator[np.ndarray]:
-        bar = tqdm(clip.read(), total=state["next"], disable=not progress, unit="frame", desc="drawing")
+        bar = tqdm(clip.read(), total=length, disable=not progress, unit="frame", desc="drawing")
         for t, image in enumerate(bar):
             for prompt in prompts:
                 ids, scores = masks[prompt].read(t)
@@ -169,9 +203,9 @@ def _finish(clip: Frames, prompts: list[str], folder: Path, state: dict, progres
                 image = overlay(image, ((number, ids == number, f"{number} {names[number]}") for number in numbers))
             yield image
 
-    write_mp4(drawn(), folder / "overlay.mp4", clip.fps)
+    write_mp4(drawn(), folder / "overlay.mp4", clip.fps, clip.sound, length / clip.fps)
     tracks = []
-    for number, about in state["tracks"].items():
+    for number, about in told.items():
         table = np.array(rows[number]).reshape(-1, 7)
         if len(table):  # else all of it was taken back
             frames, boxes, areas = table[:, 0].astype(int), table[:, 2:6].astype(int), table[:, 6].astype(int)
@@ -186,10 +220,10 @@ def _finish(clip: Frames, prompts: list[str], folder: Path, state: dict, progres
                     ended=about["ended"],
                 )
             )
-    result = Tracking(folder, prompts, clip.size, clip.fps, state["next"], tracks)
+    result = Tracking(folder, prompts, clip.size, clip.fps, length, tracks, clip.damage)
     with atomic_write(folder / "tracks.json") as temporary:
         temporary.write_text(json.dumps(result.to_json()))
-    (folder / "state.pt").unlink()
+    store.drop_state(folder)
 
 
 def track(video: Video, prompts: str | Sequence[str], tracker: VideoTracker | None = None, **options) -> Tracking:

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import torch
 
 from airl.scenes import clips, shapes
 
@@ -11,6 +12,7 @@ class ByColour:
 
     def __init__(self, blind=lambda asked: False):
         self.asked, self.blind = 0, blind
+        self.model = torch.nn.Identity()
 
     def set_image(self, image):
         self.image = image

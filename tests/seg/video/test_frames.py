@@ -2,15 +2,17 @@
 
 import re
 import subprocess
+from collections import deque
 
 import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from airl.scenes import clips
-from airl.seg.video.frames import open_clip, write_mp4
+from airl.seg.video.frames import backwards, open_clip, write_mp4
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -112,22 +114,34 @@ def test_what_cannot_be_read(tmp_path, images):
     refused(tmp_path / "none", ValueError, "holds no pictures")
     refused(images[:0], ValueError, "T > 0")
     refused(images[..., 0], ValueError, r"\(12, 48, 64\)")
-    refused(images.astype(np.float32), ValueError, "float32")
+    refused(images.astype(np.float32), ValueError, r"a float clip is in \[0, 1\]; this array is in \[0.0, 2")
+    refused(images.astype(np.int64), ValueError, "int64")
+    refused([], ValueError, "is empty")
+    refused(iter(()), ValueError, "the generator is not a clip: there are no frames")
+    refused(b"film", TypeError, "not a bytes")
+    for name, value in (("start", -1), ("end", 0), ("stride", 0), ("stride", 1.5), ("max_side", 2), ("start", True)):
+        refused(images, ValueError, f"{name} is {value!r}; expected a whole number", **{name: value})
+    refused(images, ValueError, "no frame is from 12 to None: .* has the frames 0 to 11", start=12)
+    refused(images, ValueError, "no frame is from 5 to 5", start=5, end=5)
     refused(3, TypeError, "not a int")
     refused(images, ValueError, "fps is 0", fps=0)
 
     path = encode(images, tmp_path / "whole.mp4", "-c:v", "libx264", "-movflags", "+faststart")
     (tmp_path / "cut.mp4").write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    refused(tmp_path / "cut.mp4", ValueError, r"cut.mp4 is damaged: \d+ of about 12 frames")
+    refused(tmp_path / "cut.mp4", ValueError, "cut.mp4 is damaged: it breaks off")
     refused(path, ValueError, "leave fps out", fps=5)
 
     data = path.read_bytes()
     (tmp_path / "strange.mp4").write_bytes(data.replace(b"avc1", b"zzz9"))
     refused(tmp_path / "strange.mp4", ValueError, "strange.mp4")
 
-    sound = [FFMPEG, "-y", "-v", "error", "-f", "lavfi", "-i", "sine=duration=0.2", tmp_path / "sound.mp4"]
-    subprocess.run(sound, check=True)
-    refused(tmp_path / "sound.mp4", ValueError, "sound.mp4")
+    sine = [FFMPEG, "-y", "-v", "error", "-f", "lavfi", "-i", "sine=duration=0.2"]
+    subprocess.run([*sine, tmp_path / "sound.m4a"], check=True)
+    refused(tmp_path / "sound.m4a", ValueError, "sound.m4a holds sound alone, no film")
+    Image.fromarray(images[0]).save(tmp_path / "cover.png")
+    cover = ["-i", tmp_path / "cover.png", "-map", "0", "-map", "1", "-c:v", "mjpeg", "-disposition:v", "attached_pic"]
+    subprocess.run([*sine, *cover, "-pix_fmt", "yuvj420p", tmp_path / "cover.mp3"], check=True)
+    refused(tmp_path / "cover.mp3", ValueError, "cover.mp3 holds sound and a cover picture, no film")
 
 
 def test_frames_of_different_sizes_are_refused_before_any_is_read(tmp_path, images):
@@ -146,6 +160,151 @@ def test_a_reader_that_is_left_early_ends_its_process(images, tmp_path):
     next(reader)
     reader.close()  # else it would wait for the rest of the clip to be taken
     assert next(open_clip(path).read()).shape == (48, 64, 3)
+
+
+def test_lists_generators_tensors_and_animated_pictures(tmp_path, images):
+    pictures = [Image.fromarray(image) for image in images]
+    pictures[0].save(tmp_path / "clip.webp", save_all=True, append_images=pictures[1:], duration=50, lossless=True)
+    for i, image in enumerate(pictures):
+        image.save(tmp_path / f"{20 - i}.png")
+    paths = [str(tmp_path / f"{20 - i}.png") for i in range(12)]  # in the list's order, not their names'
+    tensor = torch.from_numpy(images.copy())
+    for clip, fps in (
+        (list(images), 10),
+        (pictures, 10),
+        (paths, 10),
+        ((image for image in images), 10),
+        (map(Image.fromarray, images), 10),
+        (tensor, 10),
+        (tensor.permute(0, 3, 1, 2), 10),
+        (tensor.permute(0, 3, 1, 2) / 255, 10),
+        (images / 255.0, 10),
+        (tmp_path / "clip.webp", 20),
+    ):
+        clip = open_clip(clip)
+        assert (clip.length, clip.size, clip.fps, clip.damage) == (12, (48, 64), fps, None)
+        np.testing.assert_array_equal(np.stack(list(clip.read())), images)
+        np.testing.assert_array_equal(np.stack(list(clip.read(7, 9))), images[7:9])
+    assert open_clip(iter(images)).identity == open_clip(iter(images)).identity
+    assert open_clip(iter(images)).identity != open_clip(iter(images[::-1])).identity
+    assert open_clip(list(images)).identity != open_clip(list(images[::-1])).identity
+    with pytest.raises(ValueError, match="frame 0 is 64 x 48 pixels, frame 1 is 64 x 40"):
+        open_clip([images[0], images[0][:40]])
+
+
+def test_a_part_of_a_clip_is_a_slice_of_it(tmp_path, images):
+    path = encode(images, tmp_path / "clip.mkv", "-c:v", "ffv1", fps=12)
+    for video in (images, path):
+        part = open_clip(video, start=2, end=11, stride=3)
+        assert part.length == 3 and part.fps == open_clip(video).fps / 3
+        np.testing.assert_array_equal(np.stack(list(part.read())), images[2:11:3])
+        np.testing.assert_array_equal(np.stack(list(part.read(1))), images[2:11:3][1:])
+        np.testing.assert_array_equal(np.stack(list(part.read(1, 2))), images[2:11:3][1:2])
+        assert len(list(open_clip(video, end=50).read())) == 12
+    small = open_clip(images, max_side=32)
+    by_mean = images.reshape(12, 24, 2, 32, 2, 3).mean((2, 4))  # the area's mean is what halving by area is
+    assert small.size == (24, 32) and open_clip(images, max_side=64).size == (48, 64)
+    assert np.abs(np.stack(list(small.read())) - by_mean).max() <= 1  # rounding
+    names = {
+        str(open_clip(images, **o).identity) for o in ({}, {"start": 1}, {"end": 9}, {"stride": 2}, {"max_side": 32})
+    }
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_going_back_seeks_and_gives_the_same_frames(tmp_path, images, variable, monkeypatch):
+    long = np.concatenate([images, images[::-1]] * 3)  # (72, 48, 64, 3)
+    options = ["-c:v", "libx264", "-g", "24", "-bf", "3", "-pix_fmt", "yuv420p"]
+    if variable:  # a frame's time is no multiple of another's
+        options += ["-vf", "setpts='(N+0.4*mod(N\\,3)+floor(N/10))/12/TB'", "-fps_mode", "passthrough"]
+    clip = open_clip(encode(long, tmp_path / "clip.mp4", *options))
+    frames = list(clip.read())
+    assert len(frames) == 72
+    begun, run = [], clip._run
+    monkeypatch.setattr(clip, "_run", lambda seconds=None: begun.append(seconds) or run(seconds))
+    recent = deque(frames[58:60], maxlen=2)
+    monkeypatch.setattr("airl.seg.video.frames.BLOCK", 20 * 48 * 64 * 3)
+    back = list(backwards(clip, 60, recent))
+    assert [t for t, _ in back] == list(range(59, -1, -1))
+    for t, image in back:
+        np.testing.assert_array_equal(image, frames[t])
+    assert len(begun) == 3 and None not in begun[:2], "all but the film's start were sought"
+
+    clip.times = clip.times + 0.2  # where the times are wrong, it is seen, and the film decoded from its start
+    np.testing.assert_array_equal(np.stack(list(clip.read(30, 33))), frames[30:33])
+    assert begun[-2] is not None and begun[-1] is None
+
+
+def test_sound_that_is_longer_than_the_picture(tmp_path, images):
+    path = with_sound(encode(images, tmp_path / "clip.mp4", "-c:v", "libx264", "-pix_fmt", "yuv420p"), 9)
+    clip = open_clip(path)
+    assert (clip.length, len(list(clip.read())), clip.damage) == (12, 12, None)
+    assert clip.sound == (path, 0) and open_clip(path, start=6).sound == (path, 0.5)
+
+
+def with_sound(path, seconds):
+    """The film beside a tone that rises, so that its parts can be told."""
+    tone = ["-f", "lavfi", "-i", f"aevalsrc=sin(2*PI*t*(300+500*t)):d={seconds}"]
+    heard = path.with_name("heard.mp4")
+    subprocess.run([FFMPEG, "-y", "-v", "error", "-i", path, *tone, "-c:v", "copy", "-c:a", "aac", heard], check=True)
+    return heard
+
+
+def loudness(path, start=0.0):
+    """The sound, from a second on, as float32 samples, 8000 a second."""
+    command = [FFMPEG, "-v", "error", "-ss", str(start), "-i", path, "-map", "0:a:0", "-ar", "8000", "-ac", "1"]
+    done = subprocess.run([*command, "-f", "f32le", "-"], capture_output=True, check=True)
+    return np.frombuffer(done.stdout, np.float32)
+
+
+def test_the_sound_is_kept_from_where_the_clip_begins(tmp_path, images):
+    film = with_sound(encode(images, tmp_path / "clip.mp4", "-c:v", "libx264", "-pix_fmt", "yuv420p"), 3)
+    clip = open_clip(film, start=6, end=12)
+    path = write_mp4(clip.read(), tmp_path / "out.mp4", clip.fps, clip.sound, 0.5)
+    here, there = loudness(path), loudness(film, 0.5)
+    assert 0.4 < len(here) / 8000 < 0.6  # AAC has frames of 0.02 seconds
+
+    def likeness(other):
+        """The highest correlation with a second's third of the sound, up to 0.06 s off."""
+        windows = np.lib.stride_tricks.sliding_window_view(other[:3500], 2500)
+        return np.max([np.corrcoef(here[500:3000], window)[0, 1] for window in windows[::2]])
+
+    assert likeness(there) > 0.9 > 0.5 > likeness(loudness(film))
+    assert len(list(open_clip(path).read())) == 6
+
+
+def test_a_film_with_a_corrupt_middle_says_so(tmp_path, images):
+    path = encode(np.concatenate([images] * 4), tmp_path / "clip.mp4", "-c:v", "libx264", "-pix_fmt", "yuv420p")
+    assert not [*open_clip(path).read()][48:] and open_clip(path).damage is None
+    data = bytearray(path.read_bytes())
+    middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2
+    data[middle : middle + 300] = bytes(255 - value for value in data[middle : middle + 300])
+    path.write_bytes(data)
+    clip = open_clip(path)
+    count = len(list(clip.read()))
+    assert 0 < count <= 48 and re.search(rf"clip.mp4 is damaged: about {48 - count} frames are lost", clip.damage)
+    part = open_clip(path, stride=2)
+    list(part.read())
+    assert part.damage == clip.damage
+    part = open_clip(path, end=45)
+    list(part.read())
+    assert "clip.mp4 is damaged: some frames are lost" in part.damage
+
+
+def test_a_gap_in_a_films_times_is_told(tmp_path, images):
+    film = np.concatenate([images] * 2)
+    encode(
+        film,
+        tmp_path / "gap.mkv",
+        "-vf",
+        "select='not(between(n\\,10\\,11))'",
+        "-fps_mode",
+        "passthrough",
+        "-c:v",
+        "ffv1",
+    )
+    clip = open_clip(tmp_path / "gap.mkv")
+    assert len(list(clip.read())) == 22 and "leaves out about 2 frames" in clip.damage
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])

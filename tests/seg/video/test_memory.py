@@ -89,3 +89,73 @@ def test_half_precision_follows_the_same_object(trained):
     where = runtime.choose("cpu", "bf16")
     result = VideoTracker(ByColour(), trained, where=where).track(images, prompt, progress=False)
     assert np.mean([iou(result.mask(t), truth[t]) for t in range(8)]) > 0.6
+
+
+def test_what_is_needed_of_transformers_inside_is_there(untrained, cpu):
+    """By name, so that a version without it says what is missing."""
+    from transformers.models.sam2_video import modeling_sam2_video as inside
+
+    session = inside.Sam2VideoInferenceSession(
+        inference_device=cpu.device,
+        inference_state_device=cpu.device,
+        video_storage_device=cpu.device,
+        dtype=torch.float32,
+    )
+    assert inside.Sam2VideoInferenceCache(cpu.device, cpu.device) is not None
+    assert session.obj_id_to_idx(1) == 0
+    assert session.output_dict_per_obj == {0: {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}}
+    assert (session.point_inputs_per_obj, session.frames_tracked_per_obj) == ({0: {}}, {0: {}})
+    assert (session.obj_with_new_inputs, session.processed_frames) == ([], None)
+    assert "cache" in vars(session) and callable(session.add_point_inputs)
+    fields = inside.Sam2VideoSegmentationOutput.__dataclass_fields__
+    assert {"pred_masks", "object_score_logits"} <= set(fields), "object_score_logits came with transformers 5"
+    config = untrained.config
+    assert config.num_maskmem and config.max_object_pointers_in_encoder and config.prompt_encoder_config.image_size
+
+    sam2 = VideoSam2(untrained, cpu)
+    images, truth, _ = clip_of("moving", 3, frames=2)
+    memory, _ = sam2.start(sam2.see(0, images[0]), seed_of(truth[0]))
+    sam2.follow(memory, sam2.see(1, images[1]))
+    kept = {"object_pointer", "object_score_logits", "maskmem_features", "maskmem_pos_enc"}
+    assert set(memory._seeded[0]) == set(memory._recent[1]) == kept
+
+
+def test_position_encodings_are_stored_once(trained, cpu, tmp_path):
+    sam2 = VideoSam2(trained, cpu)
+    images, truth, _ = clip_of("moving", 3, frames=4)
+    memories = [sam2.start(sam2.see(0, images[0]), seed_of(truth[0]))[0] for _ in range(3)]
+    for t in range(1, 4):
+        view = sam2.see(t, images[t])
+        for memory in memories:
+            sam2.follow(memory, view)
+
+    def places(memories):
+        return [
+            out["maskmem_pos_enc"].data_ptr() for m in memories for out in (*m._seeded.values(), *m._recent.values())
+        ]
+
+    assert len(places(memories)) == 12 and len(set(places(memories))) == 1
+    torch.save([memory.state() for memory in memories], tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert set(places(map(sam2.restore, loaded))) == set(places(memories)), "also of what went on after an interruption"
+
+
+def test_a_memory_that_was_saved_goes_on_the_same(trained, cpu, tmp_path):
+    sam2 = VideoSam2(trained, cpu)
+    images, truth, _ = clip_of("moving", 3, frames=6)
+    memory, _ = sam2.start(sam2.see(0, images[0]), seed_of(truth[0]))
+    sam2.follow(memory, sam2.see(1, images[1]))
+    torch.save(memory.state(), tmp_path / "state.pt")
+    other = sam2.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    first = sam2.recall(memory)
+    for t in range(2, 5):
+        view = sam2.see(t, images[t])
+        one, two = sam2.follow(memory, view), sam2.follow(other, view)
+        np.testing.assert_array_equal(one.logits, two.logits)
+        assert one.score == two.score
+    assert first.seeded == {0} and not first._recent and set(memory._recent) == {1, 2, 3, 4}
+    new, _ = sam2.start(sam2.see(5, images[5]), seed_of(truth[5]))
+    new.keep_first(memory)
+    assert new.seeded == {0, 5} and sam2.recall(new, {5}).seeded == {5}
+    memory.forget_recent()
+    assert not memory._recent and memory.seeded == {0}

@@ -27,7 +27,7 @@ def second(rules):
     (one,) = rules.live
     two = Followed(2, one.prompt, rules.sam2.recall(one.memory), None)
     rules.live.append(two)
-    rules.tracks[2] = {"prompt": one.prompt, "last": 3, "ended": None}
+    rules.tracks[2] = {"prompt": one.prompt, "first": 0, "last": 3, "ended": None}
     return one, two
 
 
@@ -115,3 +115,39 @@ def test_a_recipe_refuses_by_name_what_it_cannot_follow(change):
     ((name, value),) = change.items()
     with pytest.raises(ValueError, match=f"{name} is {value!r}; expected"):
         TrackingRecipe(**change)
+
+
+def test_ids_of_false_alarms_are_used_again_when_none_is_left(begun):
+    rules, images, truth, masks = begun
+    (one,) = rules.live
+    for number in range(2, 254):
+        rules.tracks[number] = {"prompt": one.prompt, "first": 2, "last": 3, "ended": "at frame 3"}
+    assert rules.free_id() == 254
+    rules.tracks[254] = {"prompt": one.prompt, "first": 2, "last": 1, "ended": "at frame 3"}  # nothing is left of it
+    assert rules.free_id() == 255
+    rules.tracks[255] = {"prompt": one.prompt, "first": 3, "last": 2, "ended": None}
+    rules.live.append(Followed(255, one.prompt, one.memory, 3))  # it may yet be confirmed
+    rules.lost = [Followed(n, one.prompt, one.memory, 2) for n in (253, 254)]
+    assert rules.free_id() == 254 and [gone.id for gone in rules.lost] == [253]
+    rules.tracks[254]["last"] = 3
+    assert rules.free_id() is None
+    rules.doubtful = []
+    seen = Seen(np.where(np.roll(truth[3], 30, axis=1), 10, -10).astype(np.float32), 0.9)
+    rules.lost = []
+    with pytest.warns(UserWarning, match="there are 255 tracks"):
+        assert not rules.begin(one.prompt, one.memory, seen)
+    assert len(rules.live) == 2
+
+
+def test_a_false_alarm_leaves_nothing_and_is_known_as_such(trained, cpu, tmp_path):
+    images, truth, prompt = clip_of("moving", 1)
+    masks = masks_of(tmp_path, [prompt])
+    sam2 = VideoSam2(trained, cpu)
+    blind = ByColour(blind=lambda asked: asked != 2)  # it is seen at the second asking alone
+    rules = Rules(blind, sam2, TrackingRecipe(every=3), open_clip(images), [prompt], masks)
+    for t in range(7):
+        rules.step(t, images[t])
+        if t == 3:
+            assert [one.id for one in rules.live] == [1] and masks[prompt].read(3)[1]
+    assert rules.live == [] and rules.tracks[1]["last"] < rules.tracks[1]["first"]
+    assert not any(masks[prompt].read(t)[1] for t in range(7))

@@ -1,13 +1,20 @@
 """Quality is judged on clips with exact truth."""
 
+import gc
 import json
+import re
+import subprocess
+from copy import deepcopy
 from dataclasses import replace
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 
+from airl import runtime
 from airl.scenes import clips, shapes
-from airl.seg.video.frames import open_clip
+from airl.seg.video.frames import open_clip, write_mp4
 from airl.seg.video.memory import VideoSam2
 from airl.seg.video.tracker import VideoTracker
 from tests.seg.video.by_colour import ByColour, clip_of, iou
@@ -184,45 +191,108 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(trained, cpu, tmp_path, sh
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
-def test_a_folder_of_another_run_is_left_alone(truthful, tmp_path):
+def test_every_setting_belongs_to_the_job(truthful, trained, cpu, tmp_path):
     images, _, prompt = clip_of("moving", 1, frames=6)
-    truthful.track(images, prompt, tmp_path / "out", progress=False)
-    before = files(tmp_path / "out")
-    for change in ({"every": 3}, {"fps": 3}):
-        with pytest.raises(FileExistsError, match="overwrite=True"):
-            truthful.track(images, prompt, tmp_path / "out", progress=False, **change)
-    with pytest.raises(FileExistsError, match="choose another folder"):
-        truthful.track(images[::-1], prompt, tmp_path / "out", progress=False)
-    assert files(tmp_path / "out") == before
-    (tmp_path / "out/mine.txt").write_text("a note")
-    truthful.track(images[::-1].copy(), prompt, tmp_path / "out", overwrite=True, progress=False)
-    assert files(tmp_path / "out")["job.json"] != before["job.json"]
-    assert (tmp_path / "out/mine.txt").read_text() == "a note"
+    out = tmp_path / "out"
+    result = truthful.track(images, prompt, out, progress=False)
+    before = files(out)
+    assert truthful.track(images, prompt, out, progress=False) == result
+    options = [{"every": 3}, {"fps": 3}, {"start": 1}, {"end": 4}, {"stride": 2}, {"max_side": 64}]
+    others = [(truthful, images, prompt, change) for change in options]
+    others += [(truthful, images[::-1], prompt, {}), (truthful, images, [prompt, "a red star"], {})]
+    changed = VideoTracker(ByColour(), trained, "by colour", cpu, replace(truthful.recipe, confirm=0.3))
+    further = deepcopy(trained)
+    with torch.no_grad():
+        further.no_object_pointer += 0.01
+    trained_further = VideoTracker(ByColour(), further, "by colour", cpu)
+    in_bf16 = VideoTracker(ByColour(), trained, "by colour", runtime.choose("cpu", "bf16"))
+    others += [(tracker, images, prompt, {}) for tracker in (changed, trained_further, in_bf16)]
+    for tracker, clip, prompts, change in others:
+        with pytest.raises(FileExistsError, match="holds a tracking with another .*overwrite=True"):
+            tracker.track(clip, prompts, out, progress=False, **change)
+    assert files(out) == before
+    (out / "mine.txt").write_text("a note")
+    truthful.track(images[::-1].copy(), prompt, out, overwrite=True, progress=False)
+    assert files(out)[".airl/job.json"] != before[".airl/job.json"]
+    assert (out / "mine.txt").read_text() == "a note"
+
+    (out / "tracks.json").write_text("{")
+    with pytest.raises(ValueError, match="tracks.json is damaged.*remove .*tracks.json, and track again"):
+        truthful.track(images[::-1].copy(), prompt, out, progress=False)
+
+
+def test_without_out_the_film_outlives_the_result(truthful):
+    images, _, prompt = clip_of("moving", 1, frames=2)
+    path = truthful.track(images, prompt, progress=False).video
+    gc.collect()
+    assert path.is_file()
+
+
+def test_frames_come_out_one_by_one(truthful):
+    one = clips.clip(2, 3, (96, 112), "lookalikes")
+    images, _ = one.render()
+    prompts = [shapes.phrase(colour, None) for colour in sorted({thing.colour for thing in one.objects})]
+    result = truthful.track(images, prompts, progress=False)
+    frames = list(result)
+    assert [frame.t for frame in frames] == [0, 1, 2] and len(frames[1]) > 1
+    by_id = {track.id: track for track in result.tracks}
+    for frame in frames:
+        assert frame.ids.tolist() == sorted(i for i, track in by_id.items() if frame.t in track.frames)
+        assert frame.masks.shape == (len(frame), 96, 112) and frame.boxes.shape == (len(frame), 4)
+        for i, number in enumerate(frame.ids):
+            track = by_id[number]
+            at = track.frames.index(frame.t)
+            assert (frame.prompts[i], tuple(frame.boxes[i])) == (track.prompt, track.boxes[at])
+            assert frame.scores[i] == pytest.approx(track.scores[at], abs=1e-4)
+            np.testing.assert_array_equal(frame.masks[i], result.mask(frame.t, int(number)))
+    np.testing.assert_array_equal(result[-1].masks, frames[2].masks)
+    with pytest.raises(IndexError, match="no frame 3"):
+        result[3]
+    assert str(result).startswith(f"Tracking of '{prompts[0]}'")
+
+
+def test_a_part_of_a_film_keeps_its_sound_and_says_what_is_lost(truthful, tmp_path, monkeypatch):
+    images, truth, prompt = clip_of("moving", 1, frames=12)
+    film = write_mp4(images, tmp_path / "mute.mp4", 6)
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", film, "-f", "lavfi", "-i", "sine=duration=9"]
+    subprocess.run([*ffmpeg, "-c:v", "copy", "-c:a", "aac", tmp_path / "film.mp4"], check=True)
+    monkeypatch.setattr("airl.seg.video.frames._File._damage", lambda *_: "one frame is lost")
+    result = truthful.track(
+        tmp_path / "film.mp4", prompt, tmp_path / "out", start=2, end=11, stride=4, max_side=56, progress=False
+    )
+    assert (len(result), result.size, result.fps, result.damage) == (3, (48, 56), 1.5, "one frame is lost")
+    assert json.loads((tmp_path / "out/tracks.json").read_text())["damage"] == "one frame is lost"
+    for t in range(3):
+        assert iou(result.mask(t), truth[2 + 4 * t, ::2, ::2]) > 0.5
+    overlay = open_clip(result.video)
+    assert overlay.sound and overlay.fps == 1.5 and len(list(overlay.read())) == 3
+    said = subprocess.run([ffmpeg[0], "-i", result.video], capture_output=True, text=True).stderr
+    assert re.search(r"Duration: 00:00:0[12]\.", said), "the sound is cut to the picture's two seconds"
 
 
 def test_a_clip_that_breaks_off_is_not_taken_for_whole(truthful, tmp_path):
-    from airl.seg.video.frames import write_mp4
-
     images, _, prompt = clip_of("moving", 1)
     path = write_mp4(images, tmp_path / "clip.mp4", 10)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    with pytest.raises(ValueError, match="clip.mp4 is damaged"):
+    with pytest.raises(ValueError, match="clip.mp4 is damaged: it breaks off"):
         truthful.track(path, prompt, tmp_path / "out", progress=False)
-    assert not (tmp_path / "out/tracks.json").exists() and not (tmp_path / "out/overlay.mp4").exists()
+    assert not (tmp_path / "out").exists()
 
 
-def test_errors(truthful, tmp_path):
+def test_errors(truthful, trained, tmp_path):
     images = np.zeros((3, 40, 40, 3), np.uint8)
     for prompts in ([], "", ["a star", " "], ["a star", "a star"]):
         with pytest.raises(ValueError, match="expected one or more prompts"):
             truthful.track(images, prompts, tmp_path / "out")
-    with pytest.raises(ValueError, match="every is 0"):
+    with pytest.raises(ValueError, match="every is 0; expected"):
         truthful.track(images, "a star", tmp_path / "out", every=0)
     with pytest.raises(ValueError, match="T > 0"):
         truthful.track(images[:0], "a star", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="there is no clip"):
         truthful.track(tmp_path / "gone.mp4", "a star", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="precision is 'fp16'.*use 'fp32'"):
+        VideoTracker(ByColour(), trained, where=runtime.Runtime(torch.device("cpu"), "fp16"))
     with pytest.raises(ValueError, match="unknown SAM 2 'sam3'; choose one of sam2.1-hiera-tiny"):
         VideoTracker.from_pretrained("sam3")
 
