@@ -266,8 +266,9 @@ def _outline(axis: Axes, mask: np.ndarray, colour="white") -> None:
 def _heatmap(axis: Axes, one: Segmentation, title: str):
     """The picture shines through where the probability is low."""
     _show(axis, one.image // 2 + 64, textwrap.fill(f"{title} (peak {one.peak:.2f})", 60))
-    alpha = 0.9 * _thin(one.heatmap) ** 0.5
-    return _show(axis, one.heatmap, axis.get_title(), cmap="inferno", vmin=0, vmax=1, alpha=alpha)
+    heatmap = one.heatmap
+    alpha = 0.9 * _thin(heatmap) ** 0.5
+    return _show(axis, heatmap, axis.get_title(), cmap="inferno", vmin=0, vmax=1, alpha=alpha)
 
 
 def _seeds(axis: Axes, one: Segmentation, title: str) -> None:
@@ -296,8 +297,9 @@ def _candidates(axes: Sequence[Axes], one: Segmentation) -> None:
     for i, axis in enumerate(axes):
         title = f"SAM's mask {i + 1}{which}: {_clipped(offered.scores[i]):.2f}"
         _show(axis, one.image, f"{title}, taken" if i == taken else title)
-        _tint(axis, offered.masks[i], MASK if i == taken else OTHER)
-        _outline(axis, offered.masks[i])
+        mask = offered.mask(i)
+        _tint(axis, mask, MASK if i == taken else OTHER)
+        _outline(axis, mask)
         _points(axis, one.seeds[0])
         axis.title.set_fontweight("bold" if i == taken else "normal")
         axis.spines[:].set(visible=i == taken, color=SEED, linewidth=3)
