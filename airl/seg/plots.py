@@ -126,7 +126,8 @@ def explore(segmenter: TextSegmenter, prompt: str, hint: str = ""):
         figure = overlay(one)
         figure.axes[0].set_title("")  # the message says it
         drawn.value = figure._repr_png_()
-        message.value = f"<p>{html.escape(verdict(one))}</p><p>{html.escape(hint)}</p>".replace("\n", "<br>")
+        first, second = map(html.escape, verdict(one).split("\n"))
+        message.value = f"<p><b>{first}</b><br>{second}</p><p>{html.escape(hint)}</p>"
 
     for control in controls.values():
         control.observe(show, "value")

@@ -179,7 +179,7 @@ def test_exploring_starts_from_the_recipe_and_redraws_and_explains(segmenter):
     left, drawn = plots.explore(segmenter, "left", hint="It knows <two> words.").children
     prompt, threshold, floor, seeding, message = left.children
     assert (threshold.value, floor.value, seeding.value) == (0.4, 0.3, "interior")
-    assert "It knows &lt;two&gt; words." in message.value and "found<br>" in message.value
+    assert "It knows &lt;two&gt; words." in message.value and "found</b><br>" in message.value
     first = drawn.value
     assert Image.open(io.BytesIO(first)).width == 600
     prompt.value = "right"
