@@ -14,6 +14,7 @@ from PIL import Image
 
 from airl import runtime, seg
 from airl.scenes import shapes
+from airl.seg import draw
 from airl.seg.clipseg import ClipSeg
 from airl.seg.export import run_lengths
 from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter
@@ -164,7 +165,11 @@ def test_saved_files(ideal, scene, tmp_path):
     rows, columns = np.nonzero(truth)
     assert result["box"] == [columns.min(), rows.min(), columns.max(), rows.max()]
     assert result["seeds"][0]["point"] == one.seeds[0].point.tolist() and len(result["seeds"][0]["negatives"]) == 1
-    assert result["score"] == pytest.approx(0.8)
+    assert result["score"] == pytest.approx(0.8) and result["size"] == [48, 64] and result["floor"] == 0.5
+    assert result["peak"] == pytest.approx(0.9) and result["seeds"][0]["chosen"] == 1
+    assert result["seeds"][0]["scores"] == pytest.approx([0.5, 0.8, 0.7])
+    assert result["seeds"][0]["box"] == result["box"], "of all the coarse mask, as center_of_mass has it"
+    assert ideal(scene.image, scene.prompt).to_json()["seeds"][0]["box"] is None
 
 
 def test_save_replaces_its_own_files_and_no_others(ideal, scene, tmp_path):
@@ -326,6 +331,21 @@ def test_instances(ideal):
     empty = Candidates(np.zeros((3, 48, 64)), np.array([0.5, 0.4, 0.3], np.float32))
     one = TextSegmenter(Ideal(scene), Ideal(scene, empty))(scene.image, scene.prompt)
     assert one.found and one.instances == [] and one.box is None and one.cutout.shape == (0, 0, 4)
+
+
+def test_overlays_number_what_is_several(monkeypatch):
+    seen = []
+    monkeypatch.setattr(draw, "overlay", lambda image, objects: seen.append(list(objects)) or image)
+    for number in range(30):
+        scene = shapes.scene(number, (48, 64), ["several", "convex"][number % 2])
+        one = TextSegmenter(Ideal(scene), Ideal(scene), "best")(scene.image, scene.prompt, min_area=0)
+        assert one.overlay is one.image
+        count = len(one.instances)
+        texts = [f"{i} {one.prompt}" for i in range(1, count + 1)] if count > 1 else [one.prompt] * count
+        assert [(number, label) for number, _, label in seen[-1]] == list(enumerate(texts, 1))
+        for (_, mask, _), instance in zip(seen[-1], one.instances, strict=True):
+            assert (mask == instance.mask).all()
+    assert {len(objects) for objects in seen} >= {1, 2}
 
 
 def test_in_a_notebook(ideal, scene):

@@ -143,6 +143,8 @@ def test_mask_prompt_is_in_the_frame_sam_reads(tiny_sam, scene, cpu):
     logits = np.where(scene.truth(scene.prompt), 5, -5).astype(np.float32)
     low = sam._low_resolution(logits)
     assert low.shape == (1, 32, 32) and (low[0, 24:] == -5).all()  # 48 x 64 fills three quarters of the square
+    theirs = torch.nn.functional.interpolate(torch.tensor(logits)[None, None], (24, 32), mode="area")[0, 0].numpy()
+    assert np.abs(low[0, :24] - theirs).mean() < 1 and ((low[0, :24] > 0) == (theirs > 0)).mean() > 0.98
     np.testing.assert_allclose(low[0, :24].mean(), logits.mean(), atol=0.2)
     assert (sam.predict(seed, logits).masks != sam.predict(seed).masks).any()
 
@@ -214,6 +216,24 @@ def test_written_and_read_again(tiny_sam, tiny_sam_config, scene, cpu, tmp_path)
     a, b = here.predict(seed_of(scene)), there.predict(seed_of(scene))
     np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)  # where weights lie in memory changes the last bits
     assert (a.masks != b.masks).mean() < 0.01
+
+
+def test_a_path_may_begin_with_the_home_folder(tiny_sam, tiny_sam_config, their_sam2, cpu, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ours.write_sam(tiny_sam, tiny_sam_config, tmp_path / "tiny.safetensors")
+    their_sam2.save_pretrained(tmp_path / "sam2")
+    assert isinstance(ours.load_sam("~/tiny.safetensors", cpu), ours.SegmentAnything)
+    assert isinstance(ours.load_sam("~/sam2", cpu), SegmentAnything2)
+
+
+def test_names_are_looked_up(monkeypatch, tiny_sam, tiny_sam_config, their_sam2, cpu, tmp_path):
+    ours.write_sam(tiny_sam, tiny_sam_config, tmp_path / "tiny.safetensors")
+    their_sam2.save_pretrained(tmp_path / "sam2")
+    monkeypatch.setattr(weights, "sam_file", lambda name: {"vit_b": tmp_path / "tiny.safetensors"}[name])
+    monkeypatch.setitem(weights.SAM2, "sam2.1-hiera-tiny", str(tmp_path / "sam2"))
+    for name, kind in (("vit_b", ours.SegmentAnything), ("sam2.1-hiera-tiny", SegmentAnything2)):
+        sam = ours.load_sam(name, cpu)
+        assert isinstance(sam, kind) and sam.runtime is cpu
 
 
 def test_pth_tells_its_size_by_its_weights(tiny_sam, tiny_sam_config, tmp_path, monkeypatch):

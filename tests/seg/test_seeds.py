@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from airl.scenes import shapes
-from airl.seg.seeds import STRATEGIES, make_seeds
+from airl.seg.seeds import STRATEGIES, PackedMask, box_of, make_seeds
 
 
 def heat(mask, inside=0.9, outside=0.1):
@@ -86,8 +86,16 @@ def test_nothing_there(strategy):
         assert result.peak == heatmap.max() and result.floor == 0.5
 
 
+def test_a_component_of_exactly_the_least_area_counts():
+    mask = np.zeros((100, 100), bool)
+    mask[10:20, 10:30] = mask[50:60, 50:60] = mask[80:89, 80:91] = True  # 200, 100 and 99 pixels
+    result = make_seeds(heat(mask), "components", min_area=0.01)
+    assert [int(seed.region.sum()) for seed in result.seeds] == [200, 100], "the largest first"
+
+
 def test_presence_floor():
     heatmap = heat(ring(), inside=0.7)
+    assert make_seeds(heatmap, floor=float(heatmap.max())).found, "a peak that reaches the floor is enough"
     assert make_seeds(heatmap, floor=0.6).found
     refused = make_seeds(heatmap, floor=0.8)
     assert not refused.found and refused.coarse.any()
@@ -112,6 +120,38 @@ def test_negatives_lie_apart_and_off_the_object():
         assert not truth[y, x].any() and len(np.unique(seed.negatives, axis=0)) == len(seed.negatives)
     hole = make_seeds(heat(ring()), negatives=1).seeds[0].negatives[0]
     assert np.hypot(*(hole - (50, 40))) < 2  # of a ring, the middle of its hole
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_negatives_are_as_far_as_can_be_from_the_coarse_mask_and_each_other(number):
+    mask = blobs(number)
+    seed = make_seeds(heat(mask), "components", box=True, negatives=3).seeds[0]
+    x0, y0, x1, y1 = seed.box.astype(int)
+    margin = 1 + max(x1 - x0, y1 - y0) // 10
+    left, top = max(x0 - margin, 0), max(y0 - margin, 0)
+    free = ~mask[top : y1 + margin + 1, left : x1 + margin + 1]
+    rows, columns = np.mgrid[: free.shape[0], : free.shape[1]]
+    for point in seed.negatives:
+        x, y = (point - (left, top)).astype(int)
+        depth = ndimage.distance_transform_edt(np.pad(free, 1))[1:-1, 1:-1]
+        assert free[y, x] and depth[y, x] == pytest.approx(depth.max(), abs=1e-3)  # OpenCV's is float32
+        free &= np.hypot(columns - x, rows - y) > depth[y, x]
+    assert len(seed.negatives) == 3
+
+
+def test_packed_masks():
+    for size in ((1, 1), (3, 5), (8, 8), (7, 31)):
+        mask = np.random.default_rng(0).random(size) < 0.5
+        packed = PackedMask.pack(mask)
+        assert packed.bits.nbytes == -(-mask.size // 8) and packed.size == size
+        assert packed.unpack().dtype == bool and (packed.unpack() == mask).all()
+
+
+def test_boxes():
+    for seed in range(20):
+        mask = np.random.default_rng(seed).random((9, 13)) < 0.03
+        y, x = np.nonzero(mask)
+        assert box_of(mask) == ((x.min(), y.min(), x.max(), y.max()) if len(x) else None)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
