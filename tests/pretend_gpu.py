@@ -15,6 +15,7 @@ inside a backward pass.
 import collections
 import contextlib
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -43,6 +44,7 @@ FLOAT32_ON_CUDA = (
     "layer_norm", "group_norm", "softmax.int", "log_softmax.int", "exp", "log", "rsqrt", "reciprocal", "cumsum", "sum",
     "sum.dim_IntList", "pow.Tensor_Scalar", "norm.Scalar", "softplus",
 )  # fmt: skip
+WIDENED_ON_THE_CPU = ("cat", "stack")  # and those the CPU's brings to one precision, CUDA's leaves them alone
 
 
 @dataclass(eq=False)
@@ -308,20 +310,25 @@ def _autocast_as_cuda() -> torch.library.Library:
     """Give the CPU's autocast what CUDA's does besides, as long as the object lives."""
     library = torch.library.Library("aten", "IMPL")
 
-    def in_float32(operator):
+    def without_autocast(operator, cast):
         def run(*args, **kwargs):
             with torch.autocast("cpu", enabled=False):
-                return operator(*tree_map(widen, args), **tree_map(widen, kwargs))
+                return operator(*tree_map(cast, args), **tree_map(cast, kwargs))
 
         return run
 
     def widen(x):
         return x.float() if isinstance(x, T) and x.dtype in (torch.float16, torch.bfloat16) else x
 
-    for name in FLOAT32_ON_CUDA:
-        packet, _, overload = name.partition(".")
-        operator = getattr(getattr(torch.ops.aten, packet), overload or "default")
-        library.impl(name, in_float32(operator), "AutocastCPU")
+    def same(x):
+        return x
+
+    for names, cast in ((FLOAT32_ON_CUDA, widen), (WIDENED_ON_THE_CPU, same)):
+        for name in names:
+            packet, _, overload = name.partition(".")
+            operator = getattr(getattr(torch.ops.aten, packet), overload or "default")
+            with warnings.catch_warnings(action="ignore"):  # of another kernel there
+                library.impl(name, without_autocast(operator, cast), "AutocastCPU", allow_override=True)
     return library
 
 

@@ -149,7 +149,9 @@ def test_autocast_casts_as_cudas(x, dtype):
         assert product.dtype == dtype
         for function in (lambda y: F.softmax(y, 1), lambda y: F.layer_norm(y, (3,)), torch.exp, torch.sum):
             assert function(product).dtype == torch.float32
-        assert F.gelu(product).dtype == (product + product).dtype == dtype
+        assert F.gelu(product).dtype == (product + product).dtype == torch.cat([product, product]).dtype == dtype
+        mixed = [product.to(torch.float16), product.to(torch.bfloat16)]
+        assert torch.cat(mixed).dtype == torch.stack(mixed).dtype == torch.float32
 
 
 def test_the_scaler_and_fused_adamw_train_in_fp16_without_a_wait(gpu):
