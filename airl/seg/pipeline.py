@@ -21,6 +21,8 @@ from airl.seg.result import Segmentation
 from airl.seg.sam import CHOICES, Segmenter, load_sam
 from airl.seg.seeds import STRATEGIES, make_seeds
 
+Point = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -78,7 +80,7 @@ class TextSegmenter:
         self.sam = sam
         self.recipe = _recipe(recipe)
         self.image: np.ndarray | None = None  # uint8 (H, W, 3) RGB
-        self._sam_has_image = False
+        self._sam_image: np.ndarray | None = None  # what SAM looked at last
         self._lock = threading.RLock()
 
     @classmethod
@@ -139,8 +141,7 @@ class TextSegmenter:
             self.image = None  # should loading fail, no older picture is taken for this one
             image = images.load(picture)
             self.clipseg.set_image(image)
-            self.image = image
-            self._sam_has_image = False  # SAM's look is the dear one; it waits until there is something to segment
+            self.image = image  # SAM's look is the dear one; it waits until there is something to segment
 
     def segment(self, prompt: str | Iterable[str], **changes) -> Segmentation | list[Segmentation]:
         """Segment the picture set by a prompt, or by each of several (then the answer is a list).
@@ -167,9 +168,8 @@ class TextSegmenter:
             negatives=recipe.negatives,
             min_area=recipe.min_area,
         )
-        if seeding.found and not self._sam_has_image:
-            self.sam.set_image(self.image)
-            self._sam_has_image = True
+        if seeding.found:
+            self._sam_look(self.image)
         candidates, chosen = [], []
         for seed in seeding.seeds:
             region = seed.region
@@ -186,6 +186,29 @@ class TextSegmenter:
             candidates=tuple(candidates),
             chosen=tuple(chosen),
         )
+
+    def _sam_look(self, image: np.ndarray) -> None:
+        if self._sam_image is not image:
+            self._sam_image = None  # should looking fail, no older picture is taken for this one
+            self.sam.set_image(image)
+            self._sam_image = image
+
+    def refine(self, one: Segmentation, add: Iterable[Point] = (), remove: Iterable[Point] = ()) -> Segmentation:
+        """Correct a result by points, XY in pixels: `add`, which belong to the object, and `remove`, which do not.
+
+        A point added outside every instance's box, widened by a tenth, is the seed of a new instance; every other goes
+        to the nearest one. For that SAM is asked again, with all points it was given so far, once with its former mask
+        as a prompt and once without; of its masks the one is taken that heeds most of the points, and of those the one
+        with the highest product of score and IoU with the former mask. An instance, one of several, is dropped if a
+        point removed is in its middle and SAM gives no mask without it. The result may be refined again.
+
+        Raises ValueError for no points, for points outside the picture, and where there is nothing to remove from.
+        """
+        from airl.seg.refine import refine
+
+        with self._lock:
+            self._sam_look(one.image)
+            return refine(self.sam, one, add, remove)
 
 
 def _logits(heatmap: np.ndarray, region: np.ndarray) -> np.ndarray:

@@ -190,6 +190,7 @@ class Segmentation:
             "seeds": [
                 {
                     "point": seed.point.tolist(),
+                    "added": seed.added.tolist(),
                     "negatives": seed.negatives.tolist(),
                     "box": None if seed.box is None else seed.box.tolist(),
                     "scores": candidates.scores.tolist(),

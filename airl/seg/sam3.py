@@ -96,6 +96,9 @@ class Sam3Segmenter(TextSegmenter):
             many = [self._find(one, recipe) for one in prompts]
         return many[0] if isinstance(prompt, str) else many
 
+    def refine(self, one: Segmentation, add=(), remove=()) -> Segmentation:
+        raise ValueError("SAM 3 takes no points; refine a result of a SAM or a SAM 2, such as sam='vit_h'")
+
     @torch.no_grad()
     def _find(self, prompt: str, recipe: Recipe) -> Segmentation:
         tokens = self.processor.tokenizer(

@@ -5,7 +5,7 @@ middle of the upper left pixel, so that (x, y) rounded is heatmap[y, x].
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class Seed:
     packed_region: PackedMask
     negatives: np.ndarray  # (K, 2) float64 XY, off the object; K may be 0
     box: np.ndarray | None  # (4,) float64 XYXY, the outermost pixels of the region
+    added: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))  # (A, 2) float64 XY, also on the object
 
     @property
     def region(self) -> np.ndarray:
@@ -44,13 +45,13 @@ class Seed:
 
     @property
     def points(self) -> np.ndarray:
-        """All points, (1 + K, 2) float64 XY: the positive one first."""
-        return np.concatenate([self.point[None], self.negatives])
+        """All points, (1 + A + K, 2) float64 XY: the positive ones first."""
+        return np.concatenate([self.point[None], self.added, self.negatives])
 
     @property
     def labels(self) -> np.ndarray:
-        """(1 + K,) int64: 1 for the positive point, 0 for the negatives."""
-        return np.array([1] + [0] * len(self.negatives))
+        """(1 + A + K,) int64: 1 for the positive points, 0 for the negatives."""
+        return np.array([1] * (1 + len(self.added)) + [0] * len(self.negatives))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +156,7 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def _depth(mask: np.ndarray) -> np.ndarray:
+def depth_of(mask: np.ndarray) -> np.ndarray:
     """Euclidean distance of each pixel to the nearest outside the mask; beyond the frame is outside."""
     import cv2
 
@@ -166,7 +167,7 @@ def _depth(mask: np.ndarray) -> np.ndarray:
 def furthest_inside(mask: np.ndarray) -> np.ndarray:
     """XY of the pixel of a mask, not empty, that is furthest from its border: float64 (2,)."""
     x0, y0, x1, y1 = box_of(mask)
-    depth = _depth(mask[y0 : y1 + 1, x0 : x1 + 1])
+    depth = depth_of(mask[y0 : y1 + 1, x0 : x1 + 1])
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return np.array([x0 + x, y0 + y], float)
 
@@ -192,7 +193,7 @@ def _negatives(coarse: np.ndarray, box: tuple[int, int, int, int], count: int) -
     rows, columns = np.mgrid[: free.shape[0], : free.shape[1]]
     points = []
     while len(points) < count and free.any():
-        depth = _depth(free)
+        depth = depth_of(free)
         y, x = np.unravel_index(depth.argmax(), free.shape)
         points.append((x0 + x, y0 + y))
         free &= np.hypot(columns - x, rows - y) > depth[y, x]
