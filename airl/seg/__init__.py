@@ -1,6 +1,7 @@
 """Cut an object out of a picture or a clip by a text prompt: CLIPSeg's heat-map, a seed, SAM's mask."""
 
 from airl.seg.batch import segment_files
+from airl.seg.export import save_label_map
 from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter
 from airl.seg.result import Instance, Segmentation, label_map
 from airl.seg.seeds import STRATEGIES
@@ -19,6 +20,7 @@ __all__ = [
     "TrackingRecipe",
     "VideoTracker",
     "label_map",
+    "save_label_map",
     "segment_files",
     "track",
 ]

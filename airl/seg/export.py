@@ -1,9 +1,16 @@
-"""Masks in the forms that other tools read: COCO's run lengths and polygons, and supervision's detections."""
+"""Masks in the forms that other tools read: COCO's run lengths and polygons, supervision's detections,
+and labelled pictures."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
+
+from airl.files import atomic_write
+from airl.seg import draw
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -111,3 +118,24 @@ def _detections(masks, boxes, scores, classes, names, ids=None) -> "Detections":
         tracker_id=None if ids is None else np.array(ids),
         data={"class_name": np.array(names)},
     )
+
+
+def save_label_map(segmentations: "Sequence[Segmentation]", path: str | Path) -> Path:
+    """Several prompts of one picture as a labelled PNG: `result.label_map` in the colours of overlays.
+
+    A pixel's value is the number of its prompt, 0 of none; PATH with the suffix .json holds the legend, {"1": "a dog"}.
+    A legend that is there is replaced with the PNG. Raises ValueError as `label_map`, and for more than 255 prompts.
+    """
+    from airl.seg.result import label_map
+
+    labels, legend = label_map(segmentations)
+    if len(legend) > 255:
+        raise ValueError(f"a labelled PNG holds 255 prompts at most; these are {len(legend)}")
+    path = Path(path)
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette([0, 0, 0, *draw.colour_of(np.arange(1, 256)).ravel().tolist()])
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(legend, ensure_ascii=False), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        picture.save(temporary, "PNG")
+    return path

@@ -1,13 +1,15 @@
 """Oracles: pycocotools, which wrote COCO's annotations, and supervision."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from airl import seg
 from airl.scenes import shapes
-from airl.seg import export
+from airl.seg import draw, export
 
 masks = pytest.importorskip("pycocotools.mask")
 
@@ -95,6 +97,18 @@ def test_a_films_frames_as_supervision_has_them(tmp_path):
     assert (detections.xyxy == sv.mask_to_xyxy(detections.mask)).all() and detections.area.tolist() == [190, 35]
     with pytest.raises(IndexError):
         tracking.to_supervision(3)
+
+
+def test_a_labelled_png(tmp_path):
+    scene = shapes.scene(0, (96, 128), "several")
+    many = seg.TextSegmenter.tiny("best", device="cpu")(scene.image, scene.prompts())
+    path = export.save_label_map(many, tmp_path / "new" / "labels.png")
+    labels, legend = seg.label_map(many)
+    picture = Image.open(path)
+    assert picture.mode == "P" and (np.asarray(picture) == labels).all() and len(np.unique(labels)) > 2
+    assert json.loads((tmp_path / "new" / "labels.json").read_text()) == {str(n): text for n, text in legend.items()}
+    seen = np.asarray(picture.convert("RGB"))
+    assert (seen[labels == 2] == draw.colour_of(2)).all() and (seen[labels == 0] == 0).all()
 
 
 def test_without_supervision(monkeypatch):
