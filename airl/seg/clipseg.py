@@ -89,7 +89,8 @@ class ClipSeg:
         """Look at a picture, uint8 (H, W, 3) RGB, so that `predict` need not."""
         self.image_size = None  # should this fail, no older picture is taken for this one
         pixels = self.pixels(image).to(self.runtime.device)
-        self.activations = compute("CLIPSeg's vision tower", self.runtime, lambda: self.look(pixels))
+        activations = compute("CLIPSeg's vision tower", self.runtime, lambda: self.look(pixels))
+        self.activations = [one.float() for one in activations]  # so that the decoder can run in fp32 too
         self.image_size = image.shape[:2]
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from airl.runtime import Runtime, choose
 from airl.seg import weights
 from airl.seg.clipseg import check_prompts
 from airl.seg.pipeline import Recipe, TextSegmenter
+from airl.seg.precision import compute
 from airl.seg.result import Segmentation
 from airl.seg.sam import Candidates
 
@@ -83,8 +84,14 @@ class Sam3Segmenter(TextSegmenter):
             self.image = None
             image = images.load(picture)
             pixels = self.processor(images=np.array(image), input_data_format="channels_last", return_tensors="pt")
-            with self.runtime.autocast():
-                self.features = self.model.get_vision_features(pixels["pixel_values"].to(self.runtime.device))
+            pixels = pixels["pixel_values"].to(self.runtime.device)
+
+            def forward() -> tuple[torch.Tensor, ...]:
+                self.features = self.model.get_vision_features(pixels)
+                return self.features.fpn_hidden_states
+
+            compute("SAM 3's vision encoder", self.runtime, forward)
+            self.features = _float(self.features)  # so that what follows can be done in fp32 too
             self.image = image
 
     def segment(self, prompt: str | Iterable[str], **changes) -> Segmentation | list[Segmentation]:
@@ -108,20 +115,25 @@ class Sam3Segmenter(TextSegmenter):
             truncation=True,
             return_tensors="pt",  # as its processor does
         ).to(self.runtime.device)
-        with self.runtime.autocast():
+
+        def forward() -> list[torch.Tensor]:
             out = self.model(
                 vision_embeds=self.features, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             )
-        presence = float(out.presence_logits.float().sigmoid())
-        scores = out.pred_logits[0].float().sigmoid() * presence  # (queries,)
+            return [out.presence_logits, out.pred_logits[0], out.pred_masks[0], out.semantic_seg[0, 0]]
+
+        tensors = compute("SAM 3's decoder", self.runtime, forward)
+        presence, scores, masks, semantic = (tensor.float().sigmoid() for tensor in tensors)
+        presence = float(presence)
+        scores = scores * presence  # (queries,)
         kept = torch.nonzero(scores > recipe.threshold)[:, 0] if presence >= recipe.floor else []
         enlarge = partial(images.enlarge, size=self.image.shape[:2])
         # Probabilities are enlarged, not logits, as SAM 3's processor does; above 0 is inside here.
-        masks = (out.pred_masks[0, kept].float().sigmoid() - 0.5).cpu().numpy()  # (N, h, w)
+        masks = (masks[kept] - 0.5).cpu().numpy()  # (N, h, w)
         return Segmentation(
             image=self.image,
             prompt=prompt,
-            probabilities=out.semantic_seg[0, 0].float().sigmoid().cpu().numpy(),
+            probabilities=semantic.cpu().numpy(),
             threshold=recipe.threshold,
             floor=recipe.floor,
             peak=presence,
@@ -132,3 +144,12 @@ class Sam3Segmenter(TextSegmenter):
             ),
             chosen=(0,) * len(kept),
         )
+
+
+def _float(value):
+    """A tensor, or what of a model's output holds tensors, in fp32."""
+    if isinstance(value, torch.Tensor):
+        return value.float()
+    if isinstance(value, dict):
+        return type(value)(**{name: _float(part) for name, part in value.items()})
+    return type(value)(map(_float, value))

@@ -151,3 +151,21 @@ def test_half_precision(model, processor, image, segmenter):
     half = Sam3Segmenter(model, processor, runtime=runtime.Runtime(torch.device("cpu"), "bf16"))
     a, b = (s(image, PROMPTS[0], threshold=0.2, floor=0.0) for s in (segmenter, half))
     assert b.heatmap.dtype == np.float32 and 0 < np.abs(a.heatmap - b.heatmap).mean() < 0.05  # bf16 keeps 8 bits
+
+
+@pytest.mark.parametrize("part, name", [("vision_encoder", "vision encoder"), ("mask_decoder", "decoder")])
+def test_overflow_in_half_precision_is_done_again_in_fp32(segmenter, model, processor, image, capsys, part, name):
+    half = Sam3Segmenter(model, processor, runtime=runtime.Runtime(torch.device("cpu"), "bf16"))
+    expected = segmenter(image, PROMPTS[0], threshold=0.0, floor=0.0)
+
+    def overflow(module, inputs, output):
+        if torch.is_autocast_enabled("cpu"):
+            values = output.fpn_hidden_states[0] if part == "vision_encoder" else output.pred_masks
+            values[..., 0] = float("inf")
+
+    hook = getattr(model, part).register_forward_hook(overflow)
+    one = half(image, PROMPTS[0], threshold=0.0, floor=0.0)
+    hook.remove()
+    assert f"SAM 3's {name} overflows in bf16" in capsys.readouterr().out
+    assert np.isfinite(one.heatmap).all() and np.isfinite(one.score)
+    assert np.abs(one.heatmap - expected.heatmap).max() < 0.1
