@@ -1,6 +1,6 @@
 PYTHON ?= python3
 
-.PHONY: run test lowest docs clean
+.PHONY: run test notebooks lowest docs clean
 
 run: .venv/ready  # both notebooks in their quick profile, executed, as notebook and HTML, in out/
 	rm -rf out/q1/shapes-quick-*  # start the quick run anew
@@ -10,6 +10,9 @@ run: .venv/ready  # both notebooks in their quick profile, executed, as notebook
 test: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
+
+notebooks: .venv/ready  # the executed copies in docs/, after a change to a notebook
+	.venv/bin/python docs/execute.py
 
 lowest: .venv-lowest/ready  # the tests with the lowest versions that requirements.txt allows
 	.venv-lowest/bin/python -m pytest

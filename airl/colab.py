@@ -10,12 +10,12 @@ from airl import runtime
 PROFILES = ("full", "quick")
 
 
-def choose_profile(wanted: str = "auto") -> str:
+def choose_profile(wanted: str = "auto", check: bool = False) -> str:
     """Choose "full" where there is a CUDA GPU, "quick" elsewhere, unless `wanted` or AIRL_PROFILE (which wins) says it.
 
     Prints which and why in one line. "quick" computes on one thread: its models are too small for more, and where other
-    programs keep the cores busy, threads that wait for each other can be 100 times slower than one. Raises ValueError
-    for another name.
+    programs keep the cores busy, threads that wait for each other can be 100 times slower than one. check: run
+    `airl.check` too. Raises ValueError for another name.
     """
     override = os.environ.get("AIRL_PROFILE") or "auto"
     hardware = runtime.choose()
@@ -31,6 +31,10 @@ def choose_profile(wanted: str = "auto") -> str:
     if name == "quick":
         torch.set_num_threads(1)
     print(f"profile {name}: {why}; running on {hardware}")
+    if check:
+        from airl.check import main
+
+        main()
     return name
 
 

@@ -131,6 +131,18 @@ def test_the_profile_and_why(monkeypatch, capsys, gpu, wanted, variable, profile
     assert printed.startswith(f"profile {profile}: {why};") and printed.count("\n") == 1
 
 
+def test_the_machine_is_checked_if_asked(monkeypatch):
+    from airl import check
+
+    asked = []
+    monkeypatch.setattr(check, "main", lambda: asked.append(True))
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    colab.choose_profile("quick")
+    assert asked == []
+    colab.choose_profile("quick", check=True)
+    assert asked == [True]
+
+
 def test_an_unknown_profile_is_named(monkeypatch):
     monkeypatch.setenv("AIRL_PROFILE", "fast")
     with pytest.raises(ValueError, match="profile is 'fast' .AIRL_PROFILE says so."):

@@ -13,7 +13,7 @@ from airl.seg.draw import colour_of
 from airl.seg.metrics import iou
 from airl.seg.pipeline import TextSegmenter
 from airl.seg.result import Segmentation, label_map
-from airl.seg.seeds import STRATEGIES
+from airl.seg.seeds import STRATEGIES, furthest_inside
 from airl.seg.video.frames import open_clip
 from airl.seg.video.result import Tracking
 
@@ -219,8 +219,9 @@ def _numbered(axis: Axes, number: int, mask: np.ndarray, text: str) -> Patch:
         return Patch(color="none", label=text)
     _tint(axis, mask, colour, 0.7)
     _outline(axis, mask, colour)
-    (place, _), *_ = STRATEGIES["interior"](mask, 0)
-    axis.text(*place, number, color="white", weight="bold", ha="center", va="center", bbox=dict(color=colour))
+    axis.text(
+        *furthest_inside(mask), number, color="white", weight="bold", ha="center", va="center", bbox=dict(color=colour)
+    )
     return Patch(color=colour, label=text)
 
 
