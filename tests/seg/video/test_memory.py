@@ -108,7 +108,7 @@ def test_what_is_needed_of_transformers_inside_is_there(untrained, cpu):
     assert (session.obj_with_new_inputs, session.processed_frames) == ([], None)
     assert "cache" in vars(session) and callable(session.add_point_inputs)
     fields = inside.Sam2VideoSegmentationOutput.__dataclass_fields__
-    assert {"pred_masks", "object_score_logits"} <= set(fields), "object_score_logits came with transformers 5"
+    assert {"pred_masks", "object_score_logits"} <= set(fields), "object_score_logits came with transformers 5.0"
     config = untrained.config
     assert config.num_maskmem and config.max_object_pointers_in_encoder and config.prompt_encoder_config.image_size
 
