@@ -64,10 +64,12 @@ class Muon(torch.optim.AdamW):
             if found_inf is not None:  # its own momentum for a gradient changes neither
                 gradient = torch.where(found_inf > 0, momentum, gradient)
             momentum.lerp_(gradient, 1 - MOMENTUM)
-            update = orthogonalize(gradient.lerp(momentum, MOMENTUM), self.dtype)  # Nesterov's
-            size = 0.2 * max(shape) ** 0.5 * group["lr"]  # 0.2: the root mean square of AdamW's updates
+            update = orthogonalize(gradient.lerp_(momentum, MOMENTUM), self.dtype)  # Nesterov's
+            if found_inf is not None:
+                update.mul_(applied)
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"] * applied)
-            torch._foreach_sub_(matrices, list((update * (size * applied)).unbind()))
+            size = 0.2 * max(shape) ** 0.5  # 0.2: the root mean square of AdamW's updates
+            torch._foreach_add_(matrices, list(update.unbind()), alpha=-group["lr"] * size)
             for matrix in matrices:
                 matrix.grad = None  # AdamW's step is for the parameters that have a gradient
         super().step()
@@ -79,14 +81,14 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype, steps: int = 5) -> Tenso
     Newton-Schulz iterations, computed in `dtype`.
     """
     a, b, c = NEWTON_SCHULZ
-    norm = torch.linalg.matrix_norm(matrices, keepdim=True).clamp(min=1e-7)
-    x = (matrices / norm).to(dtype)
-    if tall := x.shape[-2] > x.shape[-1]:
-        x = x.mT
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT.contiguous() if tall else matrices
+    norm = torch.linalg.matrix_norm(wide, keepdim=True).clamp_(min=1e-7)
+    x = torch.div(wide, norm, out=torch.empty_like(wide, dtype=dtype))  # in one pass
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrices.dtype)
+    return (x.mT if tall else x).float()
 
 
 class Ema:
