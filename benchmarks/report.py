@@ -69,6 +69,14 @@ SECTIONS = {  # file: title, what a reader has to know; files not named here com
         "One point in the middle cannot mean several objects, and it falls beside a ring or a crescent.\n\n"
         "![The same scenes cut in four ways, and bars of the mean IoU by kind of scene](figures/seeding.png)",
     ),
+    "refine": (
+        "Corrections by points",
+        "How far `segmenter.refine` comes with a few points, each in the middle of the larger error.",
+    ),
+    "folder": (
+        "Several prompts on a folder",
+        "Both models look at a picture once, whatever is asked.",
+    ),
     "presence": (
         "Presence",
         "Whether the embedded CLIPSeg refuses a prompt for something that is not in the picture.",

@@ -26,6 +26,7 @@ def overlay(image: np.ndarray, objects: Iterable[tuple[int, np.ndarray, str]]) -
 
     drawn = image.copy()
     thick = max(2, round(min(image.shape[:2]) / 250))
+    taken: list[tuple[int, int, int, int]] = []
     for number, mask, label in objects:
         if not (box := box_of(mask)):
             continue
@@ -37,18 +38,24 @@ def overlay(image: np.ndarray, objects: Iterable[tuple[int, np.ndarray, str]]) -
             inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(x0, y0)
         )
         cv2.drawContours(drawn, outlines, -1, colour.tolist(), thick)
-        _write(drawn, label, x0, y0 - thick, size=6 * thick)
+        taken.append(_write(drawn, label, x0, y0 - thick, 6 * thick, taken))
     return drawn
 
 
-def _write(image: np.ndarray, text: str, x: int, y: int, size: int) -> None:
-    """Put a text into a picture, its lower left corner at (x, y) where there is room: white on a dark rim, which is
-    always legible."""
+def _write(
+    image: np.ndarray, text: str, x: int, y: int, size: int, taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int]:
+    """Put a text into a picture, its lower left corner at (x, y) where there is room, else below what is there: white
+    on a dark rim, which is always legible. taken: where texts are, each as what is returned, XYXY."""
     font, rim = ImageFont.load_default(size), max(1, size // 8)
     left, top, right, bottom = font.getbbox(text, stroke_width=rim)
     H, W = image.shape[:2]
     x, y = max(0, min(x, W - (right - left))), max(0, y - (bottom - top))
+    while any(x < x1 and x0 < x + right - left and y < y1 and y0 < y + bottom - top for x0, y0, x1, y1 in taken):
+        y += 1
+    y = min(y, max(0, H - (bottom - top)))
     part = image[y : y + bottom - top, x : x + right - left]
     patch = Image.fromarray(part)
     ImageDraw.Draw(patch).text((-left, -top), text, "white", font, stroke_width=rim, stroke_fill="black")
     part[:] = np.asarray(patch)
+    return x, y, x + right - left, y + bottom - top

@@ -49,3 +49,13 @@ def test_labels_stay_in_the_picture(label, y, x):
 def test_a_picture_of_one_pixel():
     drawn = overlay(np.zeros((1, 1, 3), np.uint8), [(4, np.ones((1, 1), bool), "dot")])
     assert drawn.shape == (1, 1, 3)
+
+
+def test_labels_of_the_same_object_do_not_cover_each_other():
+    mask = np.zeros((120, 160), bool)
+    mask[60:90, 40:90] = True
+    image = np.zeros((120, 160, 3), np.uint8)
+    both = overlay(image, [(1, mask, "1 a dog"), (2, mask, "2 a cat")])
+    alone = [overlay(image, [(number, mask, label)]) for number, label in ((1, "1 a dog"), (2, "2 a cat"))]
+    white = [(drawn == 255).all(2).sum() for drawn in (both, *alone)]
+    assert white[0] == white[1] + white[2] > 20
