@@ -5,6 +5,7 @@ import airl
 COMMANDS = {
     "airl.vit": "train, evaluate or use a Vision Transformer",
     "airl.seg": "cut objects out of pictures with a text prompt",
+    "airl.app": "both on a page in the browser",
     "airl.check": "what this machine can do, and whether it does it right",
 }
 

@@ -71,7 +71,7 @@ def label_files(
                 bar.write(f"{file}: skipped, {out / name} is there already")
                 continue
             many = [(one, one.instances) for one in _segment(segmenter, file, changes)]
-            result = {"file": name, "sha1": sha1, "recipes": asked, **_to_json(many)}
+            result = {"file": name, "sha1": sha1, "recipes": asked, **to_json(many)}
             with atomic_folder(out / name) as temporary:
                 images.save(_overlay(many), temporary / "overlay.jpg")
                 (temporary / "result.json").write_text(json.dumps(result, allow_nan=False))
@@ -189,7 +189,7 @@ def _segment(segmenter: TextSegmenter, file: Path, changes: Mapping[str, dict]) 
     return [found[prompt] for prompt in changes]
 
 
-def _to_json(many: list[tuple[Segmentation, list[Instance]]]) -> dict:
+def to_json(many: list[tuple[Segmentation, list[Instance]]]) -> dict:
     return {
         "size": list(many[0][0].size),  # H, W
         "prompts": [

@@ -78,6 +78,8 @@ def open_clip(
 
 
 def _open(video: Video, fps: float | None) -> Frames:
+    if isinstance(video, Frames):
+        return video
     if isinstance(video, torch.Tensor):
         array = video.detach().cpu().numpy()
         if array.ndim == 4 and array.shape[1] == 3 and array.shape[3] != 3:
