@@ -235,3 +235,57 @@ def test_nothing_is_asked_of_the_device_within_a_chunk(monkeypatch):
 
     run.step = watched
     run_epoch(run)
+
+
+class RecordingBar:
+    """A bar that is drawn after every step."""
+
+    def __init__(self):
+        self.shown, self.images = [], []
+
+    def update(self, images):
+        self.images.append(images)
+        return True
+
+    def set_postfix(self, **values):
+        self.shown.append(values)
+
+    def set_description(self, text, refresh):
+        self.description = text
+
+
+def test_the_bar_shows_the_loss_and_accuracy_so_far_and_the_last_test_accuracy():
+    """The last line of an epoch is its row in the history; until the first evaluation there is no test accuracy."""
+    run, bar = make_run(label_smoothing=0.1), RecordingBar()
+    run.epoch(bar)
+    assert bar.images == [16, 16, 8] and bar.description == "epoch 1/2"
+    row = run.history[0]
+    last = dict(loss=f"{row['train_loss']:.3f}", train=f"{row['train_accuracy']:.1%}", refresh=False)
+    assert bar.shown[2] == {**last, "test": "-"} and bar.shown[3] == {**last, "test": f"{row['test_accuracy']:.1%}"}
+    run.epoch(bar)
+    assert bar.description == "epoch 2/2" and bar.shown[4]["test"] == bar.shown[3]["test"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_epoch_when_the_bar_is_drawn():
+    run, bar = make_run(), RecordingBar()
+    with torch.no_grad():
+        run.model.head.weight[0, 0] = float("nan")
+    with pytest.raises(vit.TrainingDiverged):
+        run.epoch(bar)
+    assert bar.images == [16]  # of three steps
+
+
+def test_whether_to_compile_is_asked_for_all_steps_of_the_run(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runtime.Runtime, "compiling_pays", lambda self, steps: asked.append(steps))
+    make_run(compile="auto", epochs=5)
+    assert asked == [5 * 3]
+
+
+def test_the_smallest_of_everything_trains():
+    """One block, one head, one epoch: the limits themselves are allowed."""
+    config = vit.ViTConfig(image_size=16, patch_size=16, num_classes=3, dim=1, depth=1, heads=1)
+    run = make_run(vit.ViT(config), epochs=1, batch_size=1)
+    assert len(list(run.chunks(mixed=False))[0][0]) == 40
+    run_epoch(run)
+    assert run.done and run.steps_done == 40
