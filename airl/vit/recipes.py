@@ -100,12 +100,12 @@ RECIPES = Recipes(
     assignment=TrainConfig(
         name="assignment",
         about="The assignment's configuration to the letter, for 200 passes over CIFAR-10. Not yet measured to its "
-        "end; the README's results table has what was measured.",
+        "end; docs/results.md has what was measured.",
     ),
     quick=TrainConfig(
         name="quick",
-        about="Shows every step on two CPU cores in minutes, on the embedded shapes: 94.1% of their 1,000 test images "
-        "after 25 epochs (seed 0, 2 threads, bf16 on an AMD EPYC, 2026-11-24).",
+        about="Shows every step on two CPU cores in minutes, on the embedded shapes. Seeds and threads differ by "
+        "points.",
         epochs=25,
         batch_size=32,
         decay_on="matrices",
@@ -115,10 +115,11 @@ RECIPES = Recipes(
     ),
     best=TrainConfig(
         name="best",
-        about="For 200 passes: Muon, and half of the patches dropped but for the last quarter, which the README's "
+        about="For 200 passes: Muon, and half of the patches dropped but for the last quarter, which the "
         "ablation chose at a small budget; mixup and cutmix, random erasing, drop path and averaged weights, which "
         "published results favour over many passes. 81.8% after 22 passes over the JPEG copy of CIFAR-10 (seed 0, 3.9 "
-        "hours of one core of an AMD EPYC, bf16, 2026-11-24); not yet measured to its end.",
+        "hours of one core of an AMD EPYC, bf16, 2026-11-24, then with decay on vectors, too); not yet measured to its "
+        "end.",
         optimizer="muon",
         decay_on="matrices",
         lr=3e-3,
@@ -134,7 +135,7 @@ RECIPES = Recipes(
         name="fast",
         about="The most accuracy in a few passes: a small model, trained as best is without what pays only over many "
         "(AutoAugment, mixing, erasing, drop path, averaged weights). 81.2% after 12 passes over the JPEG copy of "
-        "CIFAR-10 (seed 0, 39 minutes of one core of an AMD EPYC, bf16, 2026-11-24).",
+        "CIFAR-10 (seed 0, 39 minutes of one core of an AMD EPYC, bf16, 2026-11-24, then with decay on vectors, too).",
         epochs=12,
         optimizer="muon",
         decay_on="matrices",
