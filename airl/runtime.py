@@ -119,7 +119,8 @@ def device_name(device: torch.device) -> str:
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
     if device.type == "cpu":
-        return f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        return f"{_cpu_name()} ({threads} thread{'s' * (threads > 1)})"
     return str(device)
 
 

@@ -18,6 +18,7 @@ def test_every_record_says_where_its_figures_come_from(name):
         assert tuple(record) == FIELDS
         assert all(record[field] for field in FIELDS if field != "note"), record
         assert re.fullmatch(r"[0-9a-f]{7,}(\+changes)?", record["commit"]), record["commit"]
+        assert "(1 threads)" not in record["machine"]  # or it is another machine than "(1 thread)"
         assert date.fromisoformat(record["date"]) <= datetime.now(UTC).date()
         for row in record["rows"]:
             assert all(isinstance(value, str | int | float | None) for value in row.values()), row
