@@ -134,16 +134,17 @@ def _interior(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.nd
 def _components(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.ndarray]]:
     import cv2
 
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    x0, y0, x1, y1 = box_of(mask)
+    inside = mask[y0 : y1 + 1, x0 : x1 + 1].astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]  # 0 is the background
     order = 1 + np.argsort(-areas, kind="stable")
     kept = [order[0]] + [i for i in order[1:] if areas[i - 1] >= min_area * mask.size]
     found = []
     for i in kept:
         x, y, w, h = stats[i, :4]
-        part = np.s_[y : y + h, x : x + w]
         region = np.zeros_like(mask)
-        region[part] = labels[part] == i
+        region[y0 + y : y0 + y + h, x0 + x : x0 + x + w] = labels[y : y + h, x : x + w] == i
         found.append((furthest_inside(region), region))
     return found
 
