@@ -333,6 +333,12 @@ def test_instances(ideal):
     assert one.found and one.instances == [] and one.box is None and one.cutout.shape == (0, 0, 4)
 
 
+def test_an_instance_is_where_its_seed_is(ideal, scene):
+    one = ideal(scene.image, scene.prompt)
+    (instance,) = one.instances
+    assert instance.point == tuple(one.seeds[0].point), "the center of mass, which is no middle of the mask"
+
+
 def test_overlays_number_what_is_several(monkeypatch):
     seen = []
     monkeypatch.setattr(draw, "overlay", lambda image, objects: seen.append(list(objects)) or image)
