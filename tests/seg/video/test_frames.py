@@ -185,6 +185,8 @@ def test_lists_generators_tensors_and_animated_pictures(tmp_path, images):
         assert (clip.length, clip.size, clip.fps, clip.damage) == (12, (48, 64), fps, None)
         np.testing.assert_array_equal(np.stack(list(clip.read())), images)
         np.testing.assert_array_equal(np.stack(list(clip.read(7, 9))), images[7:9])
+    white = np.ones((2, 20, 30, 3), np.float32)
+    assert (next(open_clip(white).read()) == 255).all() and not next(open_clip(white - 1).read()).any()
     assert open_clip(iter(images)).identity == open_clip(iter(images)).identity
     assert open_clip(iter(images)).identity != open_clip(iter(images[::-1])).identity
     assert open_clip(list(images)).identity != open_clip(list(images[::-1])).identity

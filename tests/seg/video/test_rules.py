@@ -1,5 +1,7 @@
 """Each rule by itself, on clips whose truth is known."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -107,9 +109,39 @@ def test_compose_gives_a_pixel_to_the_higher_logit():
     assert not compose({}, (2, 3)).any()
 
 
+def test_the_recipe_is_the_one_that_was_measured():
+    assert asdict(TrackingRecipe()) == {
+        "every": 8,
+        "threshold": 0.5,
+        "min_area": 0.002,
+        "covered": 0.3,
+        "min_agreement": 0.2,
+        "better": 0.05,
+        "confirm": 0.25,
+        "recognize": 0.5,
+        "doubled": 0.7,
+        "patience": 20,
+        "lost": 16,
+    }
+
+
+def test_a_recipe_takes_the_limits_of_every_number():
+    assert TrackingRecipe(every=1, patience=0, lost=0, min_area=0, better=0, confirm=0).every == 1
+    assert TrackingRecipe(threshold=1, covered=1, doubled=1.0).threshold == 1
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"every": 0}, {"every": 2.5}, {"threshold": float("nan")}, {"confirm": 2}, {"min_area": -1}, {"patience": True}],
+    [
+        {"every": 0},
+        {"every": 2.5},
+        {"threshold": float("nan")},
+        {"confirm": 2},
+        {"min_area": -1},
+        {"patience": True},
+        {"patience": -1},
+        {"lost": -1},
+    ],
 )
 def test_a_recipe_refuses_by_name_what_it_cannot_follow(change):
     ((name, value),) = change.items()
@@ -144,10 +176,11 @@ def test_a_false_alarm_leaves_nothing_and_is_known_as_such(trained, cpu, tmp_pat
     masks = masks_of(tmp_path, [prompt])
     sam2 = VideoSam2(trained, cpu)
     blind = ByColour(blind=lambda asked: asked != 2)  # it is seen at the second asking alone
-    rules = Rules(blind, sam2, TrackingRecipe(every=3), open_clip(images), [prompt], masks)
-    for t in range(7):
+    rules = Rules(blind, sam2, TrackingRecipe(every=4), open_clip(images), [prompt], masks)
+    for t in range(9):
         rules.step(t, images[t])
-        if t == 3:
-            assert [one.id for one in rules.live] == [1] and masks[prompt].read(3)[1]
+        if t == 4:
+            assert [one.id for one in rules.live] == [1] and rules.live[0].doubt == rules.tracks[1]["first"] == 1
+            assert [bool(masks[prompt].read(t)[1]) for t in range(5)] == [False, True, True, True, True]
     assert rules.live == [] and rules.tracks[1]["last"] < rules.tracks[1]["first"]
-    assert not any(masks[prompt].read(t)[1] for t in range(7))
+    assert not any(masks[prompt].read(t)[1] for t in range(9))

@@ -94,8 +94,9 @@ def test_the_same_job_is_found_again(tmp_path):
     with claim(tmp_path, JOB, overwrite=False):
         pass
     assert files(tmp_path) == before
-    with claim(tmp_path, JOB, overwrite=True):  # anew
-        assert set(files(tmp_path)) == {".airl/job.json", ".airl/lock"}
+    for _ in range(2):  # anew, also where there is nothing yet
+        with claim(tmp_path, JOB, overwrite=True):
+            assert set(files(tmp_path)) == {".airl/job.json", ".airl/lock"}
 
 
 def test_of_two_runs_at_once_the_second_is_refused_and_none_is_after_a_kill(tmp_path):
