@@ -88,7 +88,7 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype, steps: int = 5) -> Tenso
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).float()
+    return torch.empty_like(matrices).copy_(x.mT if tall else x)  # in the layout in which foreach takes one kernel
 
 
 class Ema:
