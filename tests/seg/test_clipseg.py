@@ -1,5 +1,7 @@
 """Oracle: transformers' own forward pass, image processor and configuration of the released model."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,20 @@ def test_saved_and_loaded_again(clipseg, tmp_path, cpu):
     for each in (clipseg, again):
         each.set_image(image)
     np.testing.assert_allclose(again.predict(PROMPTS), clipseg.predict(PROMPTS), atol=1e-5)
+
+
+def test_a_folder_in_half_precision_is_read_in_fp32(clipseg, tmp_path, cpu):
+    from transformers import ViTImageProcessor
+
+    copy.deepcopy(clipseg.model).half().save_pretrained(tmp_path)
+    clipseg.tokenizer.save_pretrained(tmp_path)
+    ViTImageProcessor(**PREPROCESSING).save_pretrained(tmp_path)
+    again = ClipSeg.from_pretrained(tmp_path, cpu)
+    assert {parameter.dtype for parameter in again.model.parameters()} == {torch.float32}
+
+
+def test_the_model_is_put_into_evaluation_mode(tiny_clipseg, tiny_tokenizer, cpu):
+    assert not ClipSeg(tiny_clipseg.train(), tiny_tokenizer, PREPROCESSING, cpu).model.training
 
 
 def test_misuse(clipseg, tmp_path, cpu):

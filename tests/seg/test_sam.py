@@ -375,5 +375,9 @@ def test_sam2_saved_and_loaded_by_its_folder(their_sam2, scene, cpu, tmp_path):
     np.testing.assert_allclose(there.predict(seed_of(scene)).scores, here.predict(seed_of(scene)).scores, atol=1e-5)
 
 
+def test_sam2_is_put_into_evaluation_mode(their_sam2, cpu):
+    assert not SegmentAnything2(their_sam2.train(), cpu).model.training
+
+
 def test_sam2_names_are_hub_names():
     assert all(value == f"facebook/{name}" for name, value in weights.SAM2.items())
