@@ -240,8 +240,8 @@ def _is_result_of(path: Path, result: dict) -> bool:
 def label_map(segmentations: Sequence[Segmentation]) -> tuple[np.ndarray, dict[int, str]]:
     """Several prompts of one picture in one map: int64 (H, W), and a legend from number to prompt.
 
-    0 is none of them. Where masks overlap, the prompt that CLIPSeg finds more probable at that pixel wins. Raises
-    ValueError for no segmentations and for ones of different sizes.
+    0 is none of them. Where masks overlap, the prompt that CLIPSeg finds more probable at that pixel wins, the first
+    of two alike. Raises ValueError for no segmentations and for ones of different sizes.
     """
     sizes = {one.size for one in segmentations}
     if len(sizes) != 1:

@@ -223,6 +223,8 @@ def test_in_a_label_map_the_more_probable_prompt_wins(ideal, scene):
         labels, legend = label_map(many)
         assert {legend[number] for number in np.unique(labels[:, :20])} == {"left"}
         assert {legend[number] for number in np.unique(labels[:, 20:])} == {"right"}
+    labels, legend = label_map([left, replace(left, prompt="the same")])
+    assert {legend[number] for number in np.unique(labels)} == {"left"}, "of two alike the first wins"
 
 
 def test_misuse(ideal, scene, tmp_path):
