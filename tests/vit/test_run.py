@@ -203,6 +203,13 @@ def test_chunks_are_bounded_in_bytes_and_change_nothing_without_randomness(monke
         assert torch.equal(weight, results[0][0]) and accuracy == results[0][1]
 
 
+def test_a_chunk_fits_beside_the_model_on_a_small_gpu():
+    """Augmentation holds several copies of a chunk at once: 48 MiB are 4,096 of CIFAR-10's images."""
+    from airl.vit.run import CHUNK_BYTES
+
+    assert CHUNK_BYTES == 4096 * 3 * 32 * 32 * 4
+
+
 def test_only_full_batches_are_compiled_for(monkeypatch):
     sizes = []
 
