@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import re
 import subprocess
 from copy import deepcopy
@@ -219,6 +220,14 @@ def test_every_setting_belongs_to_the_job(truthful, trained, cpu, tmp_path):
     (out / "tracks.json").write_text("{")
     with pytest.raises(ValueError, match="tracks.json is damaged.*remove .*tracks.json, and track again"):
         truthful.track(images[::-1].copy(), prompt, out, progress=False)
+
+
+def test_only_what_cannot_be_made_again_waits_for_the_disk(truthful, tmp_path, monkeypatch):
+    images, _, prompt = clip_of("moving", 1, frames=5)
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(fsync(file)))
+    truthful.track(images, prompt, tmp_path, every=1, progress=False)
+    assert len(synced) == 3, "job.json, overlay.mp4 and tracks.json"
 
 
 def test_without_out_the_film_outlives_the_result(truthful):
