@@ -55,6 +55,13 @@ def test_erasing_draws_boxes_as_torchvision():
         assert stats.ks_2samp(first, their_first).pvalue > LEAST_P
 
 
+def test_erased_boxes_lie_wholly_inside_and_reach_every_border():
+    erased = M.random_erasing(torch.ones(500, 1, 8, 8), seeded(12), 1.0, area=(0.25, 0.25), ratio=(1.0, 1.0))
+    assert all((side == 4).all() for side in boxes(erased))
+    for x in (erased, erased.mT):
+        assert (x[:, 0] == 0).any(2).int().argmax(1).unique().tolist() == [0, 1, 2, 3, 4]
+
+
 def test_erasing_probability_and_per_image_boxes():
     erased = M.random_erasing(torch.ones(4000, 3, 16, 24), seeded(11), probability=0.25)
     assert torch.equal(erased[:, 0], erased[:, 1]) and torch.equal(erased[:, 0], erased[:, 2])
