@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -276,6 +276,8 @@ def test_a_recipe_is_checked_when_it_is_made(ideal, scene, changes, says):
 
 
 def test_recipe_takes_the_limits():
+    with pytest.raises(FrozenInstanceError):  # the named ones are everybody's
+        RECIPES["assignment"].threshold = 0.3
     Recipe(threshold=0, floor=1, min_area=np.float32(0), negatives=np.int64(2), templates=["{}"])
     assert Recipe(templates=["{}"]).templates == ("{}",)
 

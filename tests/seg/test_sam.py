@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,7 +245,7 @@ def test_pth_tells_its_size_by_its_weights(tiny_sam, tiny_sam_config, tmp_path, 
 
 
 def test_bad_checkpoints(tiny_sam, tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.pth"):
+    with pytest.raises(FileNotFoundError, match="no SAM checkpoint at .*none.pth .*working folder"):
         ours.load_sam(tmp_path / "none.pth")
     with pytest.raises(ValueError, match="'vit_g'.*vit_h.*sam2.1-hiera-large"):
         ours.load_sam("vit_g")
@@ -255,6 +256,19 @@ def test_bad_checkpoints(tiny_sam, tmp_path):
     for name in ("foreign.pth", "cut.pth", "text.safetensors"):
         with pytest.raises(ValueError, match=name):
             ours.load_sam(tmp_path / name)
+
+
+class Payload:
+    def __reduce__(self):
+        return Path.touch, (Path("ran.txt"),)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"image_encoder.patch_embed.proj.weight": Payload()}, "evil.pth")
+    with pytest.raises(ValueError, match="evil.pth is not a SAM checkpoint"):
+        ours.load_sam("evil.pth")
+    assert not Path("ran.txt").exists()
 
 
 def test_no_picture_set(tiny_sam, scene, cpu, their_sam2):

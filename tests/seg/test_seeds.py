@@ -93,6 +93,12 @@ def test_a_component_of_exactly_the_least_area_counts():
     assert [int(seed.region.sum()) for seed in result.seeds] == [200, 100], "the largest first"
 
 
+def test_the_least_area_is_a_share_of_the_picture():
+    mask = np.zeros((200, 200), bool)
+    mask[10:30, 10:30] = mask[100, 100:120] = mask[150, 100:119] = True  # 0.0005 of the picture are 20 pixels
+    assert [int(seed.region.sum()) for seed in make_seeds(heat(mask), "components").seeds] == [400, 20]
+
+
 def test_presence_floor():
     heatmap = heat(ring(), inside=0.7)
     assert make_seeds(heatmap, floor=float(heatmap.max())).found, "a peak that reaches the floor is enough"
