@@ -35,7 +35,7 @@ def run(name: str, tmp_path: Path, monkeypatch, profile: str = "quick", **settin
 def test_q1_trains_shows_and_saves(tmp_path, monkeypatch):
     text, outputs = run("q1.ipynb", tmp_path, monkeypatch, EPOCHS="2")
     assert "profile quick: AIRL_PROFILE says so" in text
-    assert "shapes: 4,000 training and 1,000 test images of circle, " in text
+    assert "shapes: 4,000 training and 1,000 test images\ncircle, " in text
     assert "last epoch:" in text and "best epoch:" in text
     (out,) = (tmp_path / "out" / "q1").iterdir()
     names = {"augmentation", "curves", "predictions", "confusion", "per_class", "attention", "positions"}
