@@ -76,6 +76,10 @@ def tiny_clipseg():
     )
     model = CLIPSegForImageSegmentation(config).eval()
     with torch.no_grad():  # let the prompt matter, and keep the probabilities off 0 and 1
+        decoder = model.decoder
+        drawn = [decoder.film_mul, decoder.film_add, *decoder.reduces, *decoder.transposed_convolution[::2]]
+        for layer in drawn:  # versions of transformers differ in how widely they draw these
+            layer.weight.div_(layer.weight.std())
         model.clip.text_projection.weight.mul_(10)
         model.decoder.film_mul.weight.mul_(10)
         model.decoder.transposed_convolution[4].weight.mul_(0.05)
