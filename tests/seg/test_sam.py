@@ -192,9 +192,14 @@ def test_full_size_models_have_the_released_keys(name):
     from segment_anything import sam_model_registry
 
     with torch.device("meta"):
-        theirs = {k: (v.shape, v.dtype) for k, v in sam_model_registry[name]().state_dict().items()}
-        model = ours.build_sam(ours.CONFIGS[name])
-    assert {k: (v.shape, v.dtype) for k, v in model.state_dict().items()} == theirs
+        theirs, model = sam_model_registry[name](), ours.build_sam(ours.CONFIGS[name])
+    shapes_of = [{k: (v.shape, v.dtype) for k, v in each.state_dict().items()} for each in (model, theirs)]
+    assert shapes_of[0] == shapes_of[1]
+    assert str(model) == str(theirs), "what no weight tells: activations, strides, the norms' epsilons"
+    assert model.image_encoder.img_size == theirs.image_encoder.img_size
+    assert model.prompt_encoder.input_image_size == theirs.prompt_encoder.input_image_size
+    for ours_, each in zip(model.image_encoder.blocks, theirs.image_encoder.blocks, strict=True):
+        assert (ours_.window_size, ours_.attn.num_heads) == (each.window_size, each.attn.num_heads)
 
 
 def test_full_size_state_dict_is_taken_without_a_copy():
