@@ -184,3 +184,22 @@ def test_a_false_alarm_leaves_nothing_and_is_known_as_such(trained, cpu, tmp_pat
             assert [bool(masks[prompt].read(t)[1]) for t in range(5)] == [False, True, True, True, True]
     assert rules.live == [] and rules.tracks[1]["last"] < rules.tracks[1]["first"]
     assert not any(masks[prompt].read(t)[1] for t in range(9))
+
+
+def test_back_to_the_last_frame_it_is_seen_in_and_taken_back_from_the_first_in_doubt(begun):
+    rules, images, truth, masks = begun
+    (one,) = rules.live
+    rules.image, rules.view = images[4], rules.sam2.see(4, images[4])
+    rules.ask()
+    one.memory, _ = rules.sam2.start(rules.view, rules.seeds[one.prompt][0])
+    for t in range(4):
+        masks.change(t, 1)
+    rules.tracks[1]["last"] = 1
+    rules.go_back(one)
+    assert [bool(masks.read(t)[1]) for t in range(4)] == [False, False, True, True]
+    one.doubt = 3
+    rules.take_back(one)
+    rules.tracks[1]["last"] = 3
+    rules.take_back(one)
+    assert [bool(masks.read(t)[1]) for t in range(4)] == [False, False, True, False]
+    assert rules.tracks[1]["last"] == 2

@@ -258,6 +258,7 @@ def test_frames_come_out_one_by_one(truthful):
     with pytest.raises(IndexError, match="no frame 3"):
         result[3]
     assert str(result).startswith(f"Tracking of '{prompts[0]}'")
+    assert f": {len(result.tracks)} tracks in 3 frames" in str(result)
 
 
 def test_a_part_of_a_film_keeps_its_sound_and_says_what_is_lost(truthful, tmp_path, monkeypatch):
