@@ -335,3 +335,9 @@ def test_nothing_half_written_is_left(tmp_path, images):
     with pytest.raises(ValueError, match="one size"):
         write_mp4([images[0], images[0][:40]], tmp_path / "out.mp4", 10)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_film_that_cannot_be_written_says_why(tmp_path, images):
+    with pytest.raises(OSError, match=r"could not write .*out.mp4: .*No such file"):
+        write_mp4(images, tmp_path / "out.mp4", 10, (tmp_path / "nowhere.mp4", 0.0))
+    assert not list(tmp_path.iterdir())
