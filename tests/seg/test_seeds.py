@@ -145,6 +145,19 @@ def test_negatives_are_as_far_as_can_be_from_the_coarse_mask_and_each_other(numb
     assert len(seed.negatives) == 3
 
 
+@pytest.mark.parametrize("free", [np.s_[:, 0], np.s_[:, -1], np.s_[0], np.s_[-1]])
+def test_negatives_may_lie_at_the_pictures_border(free):
+    mask = np.ones((20, 30), bool)
+    mask[free] = False
+    (point,) = make_seeds(heat(mask), negatives=1).seeds[0].negatives.astype(int)
+    assert not mask[point[1], point[0]]
+
+
+def test_hints_are_given_only_if_asked_for():
+    seed = make_seeds(heat(ring())).seeds[0]
+    assert seed.negatives.shape == (0, 2) and seed.box is None and seed.points.shape == (1, 2)
+
+
 def test_packed_masks():
     for size in ((1, 1), (3, 5), (8, 8), (7, 31)):
         mask = np.random.default_rng(0).random(size) < 0.5
