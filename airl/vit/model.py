@@ -275,14 +275,14 @@ class ViT(nn.Module, PyTorchModelHubMixin):
                     "OUT_DIR/model), or 'owner/name' on the Hugging Face Hub"
                 )
             try:
-                return super().from_pretrained(name, strict=True, **kwargs)
+                return super().from_pretrained(name, strict=True, **kwargs).eval()
             except Exception as error:  # the Hub, its transport, safetensors and torch each have errors of their own
                 raise FileNotFoundError(
                     f"there is no folder {name!r}, and the Hugging Face Hub gave no ViT of that name: {error}"
                 ) from error
         try:
             with contextlib.redirect_stdout(None):  # the mixin announces that it reads a folder
-                return super().from_pretrained(name, strict=True, **kwargs)
+                return super().from_pretrained(name, strict=True, **kwargs).eval()
         except Exception as error:  # safetensors, json and torch each have errors of their own
             raise ValueError(f"{name!r} holds no ViT that ViT.save_pretrained wrote: {error}") from error
 

@@ -1,5 +1,6 @@
 """Oracle: transformers' own processor, which prepares the picture and the text and reads SAM 3's answer."""
 
+import inspect
 import json
 
 import numpy as np
@@ -66,14 +67,15 @@ def image():
 
 
 def by_processor(model, processor, image, prompt, threshold):
+    scores_of = processor.image_processor.post_process_semantic_segmentation
+    if "return_segmentation_scores" not in inspect.signature(scores_of).parameters:
+        pytest.skip("this version of transformers gives no semantic scores to compare with")
     inputs = processor(images=image, text=prompt, return_tensors="pt")
     with torch.no_grad():
         out = model(**{name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")})
     size = [image.shape[:2]]
     (instances,) = processor.post_process_instance_segmentation(out, threshold, 0.5, size)
-    (semantic,) = processor.image_processor.post_process_semantic_segmentation(
-        out, size, return_segmentation_scores=True
-    )
+    (semantic,) = scores_of(out, size, return_segmentation_scores=True)
     return instances, semantic["segmentation_scores"][0].numpy(), float(out.presence_logits.sigmoid())
 
 
