@@ -363,3 +363,14 @@ def test_a_missing_foreign_or_corrupt_model_is_named(tmp_path):
     for name in ("corrupt", "foreign", "empty"):
         with pytest.raises(ValueError, match=f"{name}' holds no ViT"):
             ViT.from_pretrained(tmp_path / name)
+
+
+def test_weights_from_the_hub_have_to_fit_exactly(monkeypatch):
+    from huggingface_hub import PyTorchModelHubMixin
+
+    asked = {}
+    monkeypatch.setattr(
+        PyTorchModelHubMixin, "from_pretrained", classmethod(lambda cls, name, **how: asked.update(how))
+    )
+    ViT.from_pretrained("owner/name")
+    assert asked["strict"]
