@@ -31,7 +31,7 @@ from PIL import Image
 from airl import images, runtime, seg, vit
 from airl.files import slug
 from airl.scenes import clips, shapes
-from airl.seg import dataset, draw, weights
+from airl.seg import dataset, draw, pipeline, weights
 from airl.seg.video.frames import Frames, open_clip, write_mp4
 
 MAX_BYTES = 200 * 2**20  # of an upload
@@ -59,6 +59,8 @@ class Models:
         self.device = runtime.choose(device)
         released = models == "released" or (models == "auto" and self.device.device.type == "cuda")
         self.sams = [*weights.SAM, *weights.SAM2] if released else ["tiny"]
+        tiny = {} if released else {"threshold": pipeline.TINY_THRESHOLD, "floor": pipeline.TINY_FLOOR}
+        self.recipes = {name: replace(recipe, **tiny) for name, recipe in seg.RECIPES.items()}
         if released:
             self.about = "the released CLIPSeg and SAM, which know most things that people photograph"
             self.tracker = seg.VideoTracker.from_pretrained(device=device)
@@ -238,11 +240,15 @@ class Watched(Frames):
     def __init__(self, clip: Frames, progress: Callable[..., None], stopped: Callable[[], bool]):
         self.clip, self.progress, self.stopped = clip, progress, stopped
         self.name, self.size, self.fps = clip.name, clip.size, clip.fps
-        self.length, self.identity = clip.length, clip.identity
+        self.length, self.identity, self.sound = clip.length, clip.identity, clip.sound
 
-    def read(self, start: int = 0) -> Iterator[np.ndarray]:
+    @property
+    def damage(self) -> str | None:
+        return self.clip.damage
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         began = time.perf_counter()
-        for t, frame in enumerate(self.clip.read(start), 1):
+        for t, frame in enumerate(self.clip.read(start, stop), 1):
             yield frame
             if self.stopped():
                 raise ValueError("Stopped.")
@@ -325,9 +331,11 @@ def _cut_out(gr, models: Models, work: Path, queued: dict) -> None:
                 example = gr.Button("A drawn scene")
             with gr.Accordion("More", open=False):
                 sam = gr.Dropdown(models.sams, value=models.sams[0], label="SAM")
-                recipe = gr.Dropdown(list(seg.RECIPES), value="best", label="Recipe: how the heat-map becomes seeds")
-                threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold: heat-map to coarse mask")
-                seeding = gr.Dropdown(list(seg.STRATEGIES), value=seg.RECIPES["best"].seeding, label="Seeding")
+                recipe = gr.Dropdown(list(models.recipes), value="best", label="Recipe: how the heat-map becomes seeds")
+                threshold = gr.Slider(
+                    0.05, 0.95, models.recipes["best"].threshold, step=0.05, label="Threshold: heat-map to coarse mask"
+                )
+                seeding = gr.Dropdown(list(seg.STRATEGIES), value=models.recipes["best"].seeding, label="Seeding")
         with gr.Column():
             result = gr.Image(label="Result", interactive=False, format="png", buttons=["fullscreen"])
             words = gr.Markdown()
@@ -367,9 +375,12 @@ def _cut_out(gr, models: Models, work: Path, queued: dict) -> None:
         phrases = [shapes.phrase(thing.colour, thing.shape) for thing in drawn.objects]
         return drawn.image, "\n".join(dict.fromkeys(phrases))
 
+    def recipe_values(name):
+        return models.recipes[name].threshold, models.recipes[name].seeding
+
     def cut_out(path, text, sam, recipe, threshold, seeding):
         segmenter = models.segmenter(sam)
-        changes = vars(replace(seg.RECIPES[recipe], threshold=threshold, seeding=seeding, floor=segmenter.recipe.floor))
+        changes = vars(replace(models.recipes[recipe], threshold=threshold, seeding=seeding))
         return show(Cut.of(segmenter(read(path), read_prompts(text), **changes)), [])
 
     def correct(cut, before, sam, chosen, mode, x, y):
@@ -399,7 +410,9 @@ def _cut_out(gr, models: Models, work: Path, queued: dict) -> None:
         return gr.File(str(cut.bundle(labels, folder / "airl.zip")), visible=True)
 
     example.click(scene, None, [picture, prompts])
-    recipe.change(lambda name: (seg.RECIPES[name].threshold, seg.RECIPES[name].seeding), recipe, [threshold, seeding])
+    recipe.change(
+        lambda name: (models.recipes[name].threshold, models.recipes[name].seeding), recipe, [threshold, seeding]
+    )
     gr.on(
         [run.click, prompts.submit],
         _in_words(gr, cut_out),

@@ -264,3 +264,16 @@ def test_what_is_old_is_deleted(tmp_path):
     os.utime(tmp_path / "old" / "photo.png", (0, 0))
     app.sweep(tmp_path, 3000)
     assert [path.parent.name for path in tmp_path.rglob("*.png")] == ["new"]
+
+
+def test_a_film_tells_how_far_it_is_and_ends_when_told_to():
+    from airl.app import Watched
+    from airl.seg.video.frames import open_clip
+
+    told, stopped = [], []
+    clip = Watched(open_clip([SCENE.image] * 4), lambda done, **how: told.append((done, how["desc"])), lambda: stopped)
+    assert len(list(open_clip(clip).read())) == 4
+    assert [done for done, _ in told] == [(1, 4), (2, 4), (3, 4), (4, 4)] and told[-1][1].endswith(", 0 s left")
+    stopped.append(True)
+    with pytest.raises(ValueError, match="Stopped"):
+        list(clip.read())
