@@ -12,9 +12,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from gradio_client import Client, handle_file
 
 from airl import images
 from airl.scenes import shapes
@@ -63,12 +65,16 @@ def visit(options: argparse.Namespace, folder: Path, pid: int) -> dict:
             own.append((str(path), scene.prompt, expected_words(segmenter(scene.image, scene.prompt))))
         jobs.append(own)
 
+    path, prompt, _ = jobs[0][0]
+    library = [seconds_of(lambda: segmenter(path, prompt)) for _ in range(5)]
+    client = Client(f"http://127.0.0.1:{options.port}", verbose=False)
+    ask(client, path, prompt)
+    alone = [seconds_of(lambda: ask(client, path, prompt)) for _ in range(5)]
+
     errors, mixed, waits, memory = [], [], [], []
     stop = time.monotonic() + 60 * options.minutes
 
     def one_visitor(own: list[tuple[str, str, str]]) -> None:
-        from gradio_client import Client, handle_file
-
         client = Client(f"http://127.0.0.1:{options.port}", verbose=False)
         turn = 0
         while time.monotonic() < stop:
@@ -76,14 +82,12 @@ def visit(options: argparse.Namespace, folder: Path, pid: int) -> dict:
             turn += 1
             start = time.monotonic()
             try:
-                answer = client.predict(
-                    handle_file(path), prompt, "tiny", "best", 0.5, "components", api_name="/cut_out"
-                )
+                answer = ask(client, path, prompt)
             except Exception as error:  # whatever it is, a visitor has met it
                 errors.append(f"{type(error).__name__}: {error}")
                 continue
             waits.append(time.monotonic() - start)
-            if words not in str(answer):
+            if words not in answer:
                 mixed.append(f"{prompt}: {answer}")
 
     threads = [threading.Thread(target=one_visitor, args=(own,)) for own in jobs]
@@ -96,6 +100,8 @@ def visit(options: argparse.Namespace, folder: Path, pid: int) -> dict:
         print(problem[:300])
     quarter = max(1, len(memory) // 4)
     return {
+        "library alone, s": round(float(np.median(library)), 2),
+        "page alone, s": round(float(np.median(alone)), 2),
         "visitors": options.visitors,
         "minutes": options.minutes,
         "answers": len(waits),
@@ -108,8 +114,19 @@ def visit(options: argparse.Namespace, folder: Path, pid: int) -> dict:
     }
 
 
+def ask(client: Client, path: str, prompt: str) -> tuple:
+    """All that the page shows of one picture and prompt."""
+    return client.predict(handle_file(path), prompt, "tiny", "best", 0.5, "components", api_name="/cut_out")
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    start = time.monotonic()
+    function()
+    return time.monotonic() - start
+
+
 def expected_words(one) -> str:
-    """What the page says of a result: its first object's score, or its peak."""
+    """What the page says of a result."""
     from airl.app import Cut
 
     return Cut.of([one]).verdict()

@@ -368,9 +368,9 @@ def test_a_missing_foreign_or_corrupt_model_is_named(tmp_path):
 def test_weights_from_the_hub_have_to_fit_exactly(monkeypatch):
     from huggingface_hub import PyTorchModelHubMixin
 
-    asked = {}
+    asked, model = {}, ViT(ViTConfig(**SMALL)).train()
     monkeypatch.setattr(
-        PyTorchModelHubMixin, "from_pretrained", classmethod(lambda cls, name, **how: asked.update(how))
+        PyTorchModelHubMixin, "from_pretrained", classmethod(lambda cls, name, **how: asked.update(how) or model)
     )
-    ViT.from_pretrained("owner/name")
+    assert ViT.from_pretrained("owner/name") is model and not model.training
     assert asked["strict"]

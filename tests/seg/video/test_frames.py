@@ -219,7 +219,7 @@ def test_going_back_seeks_and_gives_the_same_frames(tmp_path, images, variable, 
     options = ["-c:v", "libx264", "-g", "24", "-bf", "3", "-pix_fmt", "yuv420p"]
     if variable:  # a frame's time is no multiple of another's
         options += ["-vf", "setpts='(N+0.4*mod(N\\,3)+floor(N/10))/12/TB'", "-fps_mode", "passthrough"]
-    clip = open_clip(encode(long, tmp_path / "clip.mp4", *options))
+    clip = open_clip(encode(long, tmp_path / "clip.mkv", *options))  # ffmpeg 7's mp4 would hide the last frame
     frames = list(clip.read())
     assert len(frames) == 72
     begun, run = [], clip._run
