@@ -77,6 +77,11 @@ SECTIONS = {  # file: title, what a reader has to know; files not named here com
         "Several prompts on a folder",
         "Both models look at a picture once, whatever is asked.",
     ),
+    "app": (
+        "The page with many visitors",
+        "Each visitor asks for an object in a scene of his own, again as soon as he has an answer; one visitor is "
+        "served at a time. Every answer is compared with the library's.",
+    ),
     "presence": (
         "Presence",
         "Whether the embedded CLIPSeg refuses a prompt for something that is not in the picture.",
