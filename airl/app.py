@@ -180,7 +180,7 @@ class Cut:
             for one in self.many
             if not one.found
         ]
-        return "\n\n".join(["; ".join(found), *missing])
+        return "\n\n".join(["; ".join(found)] * bool(found) + missing)
 
     def draw(self, labels: list[str], view: str = VIEWS[0], prompt: str | None = None) -> np.ndarray:
         """The picture with the objects of these labels over it, or with a prompt's heat-map or coarse mask: uint8

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--visitors", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--port", type=int, default=7890)
+    parser.add_argument("--note", default="", help="what a reader of the figures has to know")
     options = parser.parse_args()
 
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(options.port)], stdout=subprocess.PIPE, text=True)
@@ -49,7 +50,7 @@ def main() -> None:
         server.terminate()
     for name, value in rows.items():
         print(f"{name:40} {value}")
-    record("app", [rows], data="drawn scenes of 256x256, one prompt each")
+    record("app", [rows], data="drawn scenes of 256x256, one prompt each", note=options.note)
 
 
 def visit(options: argparse.Namespace, folder: Path, pid: int) -> dict:
