@@ -77,8 +77,8 @@ class Models:
     def segmenter(self, sam: str) -> seg.TextSegmenter:
         """The pipeline with this SAM, one of `sams`."""
         if sam == "tiny":
-            return seg.TextSegmenter.tiny(device=self.device.device.type)
-        return seg.TextSegmenter.from_pretrained(sam, device=self.device.device.type)
+            return seg.TextSegmenter.tiny(device=str(self.device.device))
+        return seg.TextSegmenter.from_pretrained(sam, device=str(self.device.device))
 
 
 def main(arguments: list[str] | None = None) -> int:
