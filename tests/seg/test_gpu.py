@@ -6,7 +6,6 @@ The pretended one has no rounding of its own, so masks in fp32 are exactly the C
 import copy
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -22,16 +21,9 @@ from airl.seg.seeds import make_seeds
 from airl.seg.video import VideoTracker
 from tests.pretend_gpu import CUDA, pretend_gpu
 
-plt.switch_backend("Agg")
 pretended = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU")
 T4, A100 = ((7, 5), "Tesla T4"), ((8, 0), "NVIDIA A100")
 HINTS = {"box": True, "negatives": 2, "mask_prompt": True, "choice": "both", "templates": ("{}", "a photo of {}")}
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(params=[T4, A100], ids=["T4", "A100"])

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -11,7 +10,6 @@ from airl.vit import plots
 from airl.vit.run import Run
 from tests.pretend_gpu import CUDA, pretend_gpu
 
-plt.switch_backend("Agg")
 pretended = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU")
 T4, A100 = ((7, 5), "Tesla T4"), ((8, 0), "NVIDIA A100")
 
@@ -24,12 +22,6 @@ KERNELS = {
     "fast": {T4: 525, A100: 484},
 }
 KERNELS_OF_A_CHUNK = 340  # order, augmentation, mixing and erasing, once for thousands of images
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(params=[T4, A100], ids=["T4", "A100"])
