@@ -77,6 +77,10 @@ SECTIONS = {  # file: title, what a reader has to know; files not named here com
         "Several prompts on a folder",
         "Both models look at a picture once, whatever is asked.",
     ),
+    "large": (
+        "A photo of 12 megapixels",
+        "Saving writes mask, overlay, cut-out and result.json.",
+    ),
     "app": (
         "The page with many visitors",
         "Each visitor asks for an object in a scene of his own, again as soon as he has an answer; one visitor is "
