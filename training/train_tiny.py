@@ -15,7 +15,6 @@ download.
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,9 +30,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from airl import runtime
+from airl.files import atomic_write
 from airl.scenes import shapes
 from airl.seg.clipseg import ClipSeg
-from airl.seg.sam import SamConfig, build_sam, write_sam
+from airl.seg.sam import SamConfig, build_sam, read_sam, write_sam
+from training import variety
 
 SIDE = 128  # pixels: scenes fit into a square of this side, which is what the small SAM sees
 CLIPSEG_SIDE = 96  # pixels: what the small CLIPSeg sees, stretched
@@ -57,27 +58,36 @@ class Scenes:
         return len(self.images)
 
 
-def _draw(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int], list[tuple[str, str]], str]:
+def _draw(seed: int, varied: bool) -> tuple[np.ndarray, np.ndarray, tuple[int, int], list[tuple[str, str]], str]:
     height, width = [(SIDE, SIDE), (SIDE, SIDE), (SIDE * 3 // 4, SIDE), (SIDE, SIDE * 3 // 4)][seed % 4]
-    times = 2 if seed // 4 % 4 == 0 else 1  # some are drawn large and made smaller, as larger pictures will be
-    scene = shapes.scene(seed, (height * times, width * times))
-    owner = np.zeros(scene.image.shape[:2], np.uint8)
-    for number, thing in enumerate(scene.objects, 1):
-        owner[thing.mask] = number
-    image = np.asarray(Image.fromarray(scene.image).resize((width, height), Image.Resampling.BILINEAR))
+    # some are drawn large and made smaller, as larger pictures will be
+    times = 2 if seed // 4 % 4 == 0 and not varied else 1
+    size = (height * times, width * times)
+    if varied:
+        image, owner, looks = variety.scene(seed, size)
+        prompt = shapes.phrase(looks[0][0], looks[-1][1])
+    else:
+        scene = shapes.scene(seed, size)
+        image, owner = scene.image, np.zeros(size, np.uint8)
+        for number, thing in enumerate(scene.objects, 1):
+            owner[thing.mask] = number
+        looks, prompt = [(thing.colour, thing.shape) for thing in scene.objects], scene.prompt
+    image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     pad = ((0, SIDE - height), (0, SIDE - width))
     return (
         np.pad(image, (*pad, (0, 0))).transpose(2, 0, 1),  # (H, W, 3) -> (3, SIDE, SIDE)
         np.pad(owner[::times, ::times], pad),
         (height, width),
-        [(thing.colour, thing.shape) for thing in scene.objects],
-        scene.prompt,
+        looks,
+        prompt,
     )
 
 
-def draw(n: int, first_seed: int) -> Scenes:
+def draw(n: int, first_seed: int, varied: int = 0) -> Scenes:
+    """`n` scenes as `airl.scenes.shapes` draws them, and `varied` ones as `training.variety` does."""
     with ProcessPoolExecutor() as workers:
-        drawn = list(workers.map(_draw, range(first_seed, first_seed + n), chunksize=64))
+        drawn = list(workers.map(_draw, range(first_seed, first_seed + n), [False] * n, chunksize=64))
+        drawn += workers.map(_draw, range(first_seed, first_seed + varied), [True] * varied, chunksize=64)
     images, owners, sizes, looks, prompts = zip(*drawn, strict=True)
     return Scenes(
         torch.from_numpy(np.stack(images)),
@@ -117,22 +127,30 @@ def learn(
     steps: int,
     rate: float,
     write: Callable[[nn.Module], None] = lambda average: None,
+    progress: Path | None = None,
 ) -> None:
-    """AdamW with a warm-up and a cosine; the model ends as the moving average of its late weights, which `write` is
-    given every 200 steps and at the end."""
+    """AdamW with a warm-up, a constant rate, and in the last 40% a slope to zero; the model ends as the moving average
+    of its late weights, which `write` is given every 200 steps and at the end. What is needed to go on is kept in
+    `progress` every 50 steps, and taken up if it is there, also with more or fewer steps."""
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
-    warmup = max(1, steps // 30)
+    warmup = min(100, max(1, steps // 30))
 
     def factor(step: int) -> float:
-        return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
+        return max(0.0, min((step + 1) / warmup, (steps - step) / max(1, 0.4 * steps), 1))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     average = deepcopy(model)
-    began, shown = time.monotonic(), 0.0
-    for step, loss in enumerate(losses, 1):
+    began, shown, first = time.monotonic(), 0.0, 1
+    kept = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    if progress and progress.exists():
+        states = torch.load(progress, weights_only=True)
+        for key, part in kept.items():
+            part.load_state_dict(states[key])
+        first = states["step"] + 1
+    for step, loss in zip(range(first, steps + 1), losses, strict=False):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -145,11 +163,14 @@ def learn(
         shown += loss.item()
         if step % 100 == 0 or step == steps:
             minutes = (time.monotonic() - began) / 60
-            shown /= (step - 1) % 100 + 1
+            shown /= min((step - 1) % 100, step - first) + 1
             print(f"{name} step {step}/{steps}  loss {shown:.4f}  {minutes:.1f} min", flush=True)
             shown = 0.0
         if step % 200 == 0 or step == steps:
             write(average)
+        if progress and (step % 50 == 0 or step == steps):
+            with atomic_write(progress) as temporary:
+                torch.save({key: part.state_dict() for key, part in kept.items()} | {"step": step}, temporary)
     model.load_state_dict(average.state_dict())
 
 
@@ -318,7 +339,7 @@ def clipseg_losses(clipseg: ClipSeg, helper: nn.Module, scenes: Scenes, steps: i
     """One loss per step: of the masks, of the decision whether the object is there, and of what `helper` tells."""
     rng = np.random.default_rng(seed)
     (images, owners), looks = squeeze(scenes), looks_of(scenes)
-    batch, asked = 16, 6
+    batch, asked = 24, 3
     for chosen in batches(len(scenes), batch, steps, rng):
         image, owner = flip([images[chosen], owners[chosen]], int(rng.integers(8)))
         truth = torch.zeros(batch, asked, MAX_OBJECTS, dtype=torch.bool)  # whether a prompt is about an object
@@ -347,7 +368,12 @@ def clipseg_losses(clipseg: ClipSeg, helper: nn.Module, scenes: Scenes, steps: i
 
 
 def train_clipseg(
-    scenes: Scenes, steps: int, where: runtime.Runtime, start: Path | None = None, seed: int = 0
+    scenes: Scenes,
+    steps: int,
+    where: runtime.Runtime,
+    start: Path | None = None,
+    seed: int = 0,
+    progress: Path | None = None,
 ) -> ClipSeg:
     """First the vision tower alone, to name colours and shapes, which costs little; then all of it. With a folder to
     start from, only the latter, from the weights there, more gently."""
@@ -361,7 +387,8 @@ def train_clipseg(
         losses = vision_losses(clipseg, helper, scenes, alone, seed)
         learn("vision", nn.ModuleList([tower, helper]), losses, alone, rate=1e-3)
     losses = clipseg_losses(clipseg, helper, scenes, steps, seed)
-    learn("clipseg", nn.ModuleList([clipseg.model, helper]), losses, steps, rate=5e-4 if start else 1e-3)
+    both = nn.ModuleList([clipseg.model, helper])
+    learn("clipseg", both, losses, steps, rate=7e-4 if start else 1e-3, progress=progress)
     return clipseg
 
 
@@ -377,6 +404,7 @@ SAM = SamConfig(
     patch_size=8,
     channels=96,
     decoder_mlp=192,
+    doublings=3,  # masks as fine as the picture it sees
 )
 
 
@@ -448,13 +476,34 @@ def sam_losses(sam: nn.Module, scenes: Scenes, steps: int, seed: int, where: run
         yield total / batch
 
 
-def train_sam(scenes: Scenes, steps: int, where: runtime.Runtime, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
+def small_sam() -> nn.Module:
+    """With random weights, but for what learns sooner from a good start."""
     sam = build_sam(SAM)
+    finest = sam.mask_decoder.output_upscaling[-2]
+    tent = torch.tensor([0.25, 0.75, 0.75, 0.25])  # enlarges bilinearly
     with torch.no_grad():
         grid = sines(SIDE // SAM.patch_size, SAM.width)
         sam.image_encoder.pos_embed.copy_(0.2 * grid.view(1, SIDE // SAM.patch_size, -1, SAM.width))
-    learn("sam", sam, sam_losses(sam, scenes, steps, seed, where), steps, rate=1e-3)
+        finest.weight.copy_(torch.eye(finest.in_channels)[..., None, None] * tent[:, None] * tent)
+        finest.bias.zero_()
+    return sam
+
+
+def train_sam(
+    scenes: Scenes,
+    steps: int,
+    where: runtime.Runtime,
+    start: Path | None = None,
+    seed: int = 0,
+    progress: Path | None = None,
+) -> nn.Module:
+    """From random weights, or, more gently, from those of a file, which may be of coarser masks."""
+    torch.manual_seed(seed)
+    sam = small_sam()
+    if start:
+        sam.load_state_dict(read_sam(start).state_dict(), strict=False)
+    losses = sam_losses(sam, scenes, steps, seed, where)
+    learn("sam", sam, losses, steps, rate=5e-4 if start else 1e-3, progress=progress)
     return sam.eval()
 
 
@@ -484,31 +533,37 @@ def note(path: Path, command: str, resumed: bool, where: runtime.Runtime, began:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, such as airl/seg/tiny")
-    parser.add_argument("--scenes", type=int, default=12_000, help="how many scenes to draw")
+    parser.add_argument("--scenes", type=int, default=12_000, help="how many scenes to draw as shapes.py does")
+    parser.add_argument("--varied", type=int, default=0, help="how many more to draw as variety.py does")
     parser.add_argument("--clipseg-steps", type=int, default=2_600)
     parser.add_argument("--sam-steps", type=int, default=3_000)
     parser.add_argument("--only", choices=["clipseg", "sam"], help="train one of the two, keep the other")
-    parser.add_argument("--resume", action="store_true", help="train the CLIPSeg that is in OUT further")
+    parser.add_argument("--resume", action="store_true", help="train what is in OUT further")
+    parser.add_argument("--progress", type=Path, help="folder to keep what a run needs to go on after an end")
     parser.add_argument("--seed", type=int, default=0, help="another one draws other scenes")
     options = parser.parse_args()
-    where = {"clipseg": runtime.choose("cpu"), "sam": runtime.choose("cpu", "fp32")}  # what is faster for each
+    where = runtime.choose("cpu", "fp32")  # which is the fastest for models as small as these
     began = time.monotonic()
-    scenes = draw(options.scenes, TRAIN_SEED + 50_000 * options.seed)
+    scenes = draw(options.scenes, TRAIN_SEED + 50_000 * options.seed, options.varied)
     print(f"drew {len(scenes)} scenes in {time.monotonic() - began:.0f} s")
     options.out.mkdir(parents=True, exist_ok=True)
     for part, steps in (("clipseg", options.clipseg_steps), ("sam", options.sam_steps)):
         if options.only not in (None, part):
             continue
-        print(f"training {part} on {where[part]}")
+        print(f"training {part} on {where}")
+        progress = options.progress and options.progress / f"{part}.pt"
         began = time.monotonic()
         if part == "clipseg":
             start = options.out / "clipseg" if options.resume else None
-            write_clipseg(train_clipseg(scenes, steps, where[part], start, options.seed), options.out / "clipseg")
+            clipseg = train_clipseg(scenes, steps, where, start, options.seed, progress)
+            write_clipseg(clipseg, options.out / "clipseg")
         else:
-            write_sam(train_sam(scenes, steps, where[part], options.seed).half(), SAM, options.out / "sam.safetensors")
-        command = f"train_tiny --out {options.out} --only {part} --scenes {options.scenes} --{part}-steps {steps}"
-        resumed = options.resume and part == "clipseg"
-        note(options.out / f"{part}.json", f"{command} --seed {options.seed}", resumed, where[part], began)
+            start = options.out / "sam.safetensors" if options.resume else None
+            sam = train_sam(scenes, steps, where, start, options.seed, progress)
+            write_sam(sam.half(), SAM, options.out / "sam.safetensors")
+        command = f"train_tiny --out {options.out} --only {part} --scenes {options.scenes} --varied {options.varied}"
+        command += f" --{part}-steps {steps}"
+        note(options.out / f"{part}.json", f"{command} --seed {options.seed}", options.resume, where, began)
 
 
 if __name__ == "__main__":

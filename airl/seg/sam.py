@@ -83,6 +83,7 @@ class SamConfig:
     patch_size: int = 16
     channels: int = 256  # of the prompt encoder and the mask decoder
     decoder_mlp: int = 2048
+    doublings: int = 2  # of the resolution, from tokens to masks; those beyond the decoder's own two come after them
 
 
 CONFIGS = {
@@ -97,7 +98,7 @@ def build_sam(config: SamConfig) -> torch.nn.Module:
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     grid = config.image_size // config.patch_size
-    return Sam(
+    sam = Sam(
         image_encoder=ImageEncoderViT(
             img_size=config.image_size,
             patch_size=config.patch_size,
@@ -124,6 +125,11 @@ def build_sam(config: SamConfig) -> torch.nn.Module:
             iou_head_hidden_dim=config.channels,
         ),
     )
+    fine = config.channels // 8  # channels of the finest features
+    for _ in range(config.doublings - 2):
+        double = torch.nn.ConvTranspose2d(fine, fine, kernel_size=4, stride=2, padding=1)
+        sam.mask_decoder.output_upscaling.extend([double, torch.nn.GELU()])
+    return sam
 
 
 def sam_from_weights(state: dict[str, Tensor], config: SamConfig) -> torch.nn.Module:

@@ -224,6 +224,19 @@ def test_written_and_read_again(tiny_sam, tiny_sam_config, scene, cpu, tmp_path)
     assert (a.masks != b.masks).mean() < 0.01
 
 
+def test_finer_masks(tiny_sam_config, scene, cpu, tmp_path):
+    """Every doubling after the decoder's own two makes masks twice as fine, and is kept in the file."""
+    torch.manual_seed(0)
+    config = replace(tiny_sam_config, doublings=4)
+    ours.write_sam(ours.build_sam(config), config, tmp_path / "fine.safetensors")
+    sam = ours.load_sam(tmp_path / "fine.safetensors", cpu)
+    sam.set_image(scene.image)
+    candidates = sam.predict(seed_of(scene), np.zeros(scene.image.shape[:2], np.float32))
+    tokens = config.image_size // config.patch_size
+    assert candidates.logits.shape == (3, 16 * tokens, 16 * tokens)
+    assert candidates.masks.shape == (3, *scene.image.shape[:2])
+
+
 def test_a_path_may_begin_with_the_home_folder(tiny_sam, tiny_sam_config, their_sam2, cpu, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     ours.write_sam(tiny_sam, tiny_sam_config, tmp_path / "tiny.safetensors")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torchvision.ops import masks_to_boxes
 
 from airl.scenes import shapes
 from airl.seg.clipseg import ClipSeg
-from airl.seg.sam import load_sam, write_sam
+from airl.seg.sam import build_sam, load_sam, write_sam
 from airl.seg.seeds import make_seeds
 from training import train_tiny
 
@@ -77,7 +78,7 @@ def test_both_models_get_gradients_everywhere_and_come_back_from_disk(scenes, cp
         if name not in idle and "post_layernorm" not in name:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
-    sam = train_tiny.build_sam(train_tiny.SAM)
+    sam = train_tiny.small_sam()
     loss = next(train_tiny.sam_losses(sam, scenes, 1, 0, cpu))
     loss.backward()
     assert 0 < loss.item() < 20 and sam.image_encoder.pos_embed.grad.abs().sum() > 0
@@ -110,6 +111,40 @@ def test_learning_lowers_a_loss_and_keeps_the_average():
     before = torch.nn.functional.mse_loss(model(x), y).item()
     train_tiny.learn("line", model, losses(), 200, rate=0.05)
     assert torch.nn.functional.mse_loss(model(x), y).item() < 0.05 * before
+
+
+def test_a_run_goes_on_where_it_ended(tmp_path):
+    def run(model, batches, steps):
+        losses = (torch.nn.functional.mse_loss(model(x), x.sum(1, keepdim=True)) for x in batches)
+        train_tiny.learn("line", model, losses, steps, rate=0.05, progress=tmp_path / "line.pt")
+        return model
+
+    batches = list(torch.randn(300, 8, 3, generator=torch.Generator().manual_seed(0)))
+    torch.manual_seed(0)
+    once = run(torch.nn.Linear(3, 1), batches, 100)
+    (tmp_path / "line.pt").unlink()
+
+    def broken():
+        yield from batches[:50]
+        raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        run(torch.nn.Linear(3, 1), broken(), 100)
+    torch.testing.assert_close(run(torch.nn.Linear(3, 1), batches[50:], 100).state_dict(), once.state_dict())
+
+
+def test_finer_masks_start_as_the_coarser_ones_enlarged(scenes, cpu, tmp_path):
+    """Oracle: torch's bilinear interpolation."""
+    torch.manual_seed(0)
+    coarse = build_sam(replace(train_tiny.SAM, doublings=2))
+    write_sam(coarse, replace(train_tiny.SAM, doublings=2), tmp_path / "sam.safetensors")
+    fine = train_tiny.train_sam(scenes, 0, cpu, tmp_path / "sam.safetensors")
+    features = torch.randn(1, 96, 16, 16)
+    before = coarse.mask_decoder.output_upscaling(features)
+    after = fine.mask_decoder.output_upscaling[:-1](features)  # before the last activation
+    enlarged = torch.nn.functional.interpolate(before, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(after[..., 1:-1, 1:-1], enlarged[..., 1:-1, 1:-1])
 
 
 def test_a_note_tells_every_command(tmp_path, cpu):
