@@ -34,7 +34,7 @@ class ViTConfig:
     mlp_ratio: float = 4.0  # the MLP's hidden width over dim
     dropout: float = 0.1  # on the embedded tokens, after attention's projection, after both MLP layers
     drop_path: float = 0.0  # stochastic depth: rises linearly from 0 in the first block to this in the last
-    stem: str = "patch"  # "patch": one linear map a patch; "conv": 3x3 convolutions of stride 2
+    stem: str = "patch"  # "patch": one linear map a patch; "conv": 3x3 convolutions
     pool: str = "class"  # "class": classify the class token; "mean": no class token, the mean of the tokens
 
     # What the model was trained on, saved with it, so that to predict it needs nothing else.
@@ -163,15 +163,17 @@ class Block(nn.Module):
 
 
 def conv_stem(dim: int, patch_size: int) -> nn.Sequential:
-    """3x3 convolutions of stride 2, their width doubling up to dim, then a 1x1.
+    """3x3 convolutions: one at the image's size, then one before each halving and one that halves; then a 1x1.
 
+    The width doubles at each halving, up to dim.
     Xiao et al. 2021, Early Convolutions Help Transformers See Better, https://arxiv.org/abs/2106.14881
     """
-    layers, width = [], 3
-    for stage in reversed(range(patch_size.bit_length() - 1)):  # log2(patch_size) halvings
-        layers += [nn.Conv2d(width, dim >> stage, 3, stride=2, padding=1, bias=False)]
-        layers += [nn.BatchNorm2d(dim >> stage), nn.ReLU()]
-        width = dim >> stage
+    halvings = patch_size.bit_length() - 1  # log2(patch_size)
+    layers, width, wider = [], 3, dim >> halvings
+    for stride in [1] + [1, 2] * halvings:
+        wider *= stride
+        layers += [nn.Conv2d(width, wider, 3, stride, padding=1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
+        width = wider
     return nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))
 
 
@@ -285,6 +287,14 @@ class ViT(nn.Module, PyTorchModelHubMixin):
                 return super().from_pretrained(name, strict=True, **kwargs).eval()
         except Exception as error:  # safetensors, json and torch each have errors of their own
             raise ValueError(f"{name!r} holds no ViT that ViT.save_pretrained wrote: {error}") from error
+
+    @classmethod
+    def tiny(cls) -> "ViT":
+        """The classifier that comes with this package, trained on CIFAR-10, in eval mode; no download.
+
+        Its weights are rounded to bf16. How it was trained and how good it is: `airl/vit/tiny/training.json`.
+        """
+        return cls.from_pretrained(Path(__file__).with_name("tiny"))
 
     @property
     def num_parameters(self) -> int:
