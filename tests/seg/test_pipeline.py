@@ -14,7 +14,7 @@ from PIL import Image
 
 from airl import runtime, seg
 from airl.scenes import shapes
-from airl.seg import draw
+from airl.seg import draw, pipeline
 from airl.seg.clipseg import ClipSeg
 from airl.seg.export import run_lengths
 from airl.seg.pipeline import RECIPES, Recipe, TextSegmenter
@@ -275,11 +275,26 @@ def test_a_recipe_is_checked_when_it_is_made(ideal, scene, changes, says):
         ideal(scene.image, "a star", **changes)
 
 
+def test_thresholds_are_the_assignments_and_what_clipsegs_authors_report():
+    assert [RECIPES[name].threshold for name in ("assignment", "best")] == [0.5, 0.3]
+
+
 def test_recipe_takes_the_limits():
     with pytest.raises(FrozenInstanceError):  # the named ones are everybody's
         RECIPES["assignment"].threshold = 0.3
     Recipe(threshold=0, floor=1, min_area=np.float32(0), negatives=np.int64(2), templates=["{}"])
     assert Recipe(templates=["{}"]).templates == ("{}",)
+
+
+def test_from_pretrained_loads_what_is_named(tiny, cpu, monkeypatch, capsys):
+    loaded = []
+    monkeypatch.setattr(pipeline, "load_sam", lambda *args: loaded.append(args) or tiny.sam)
+    monkeypatch.setattr(ClipSeg, "from_pretrained", lambda *args: loaded.append(args) or tiny.clipseg)
+    segmenter = TextSegmenter.from_pretrained("some.pth", "a/clipseg", "best", device="cpu", precision="bf16")
+    assert (segmenter.sam, segmenter.clipseg, segmenter.recipe) == (tiny.sam, tiny.clipseg, RECIPES["best"])
+    half = runtime.choose("cpu", "bf16")
+    assert loaded == [("some.pth", half), ("a/clipseg", half)], "a mistyped path costs no download"
+    assert "CLIPSeg a/clipseg, SAM some.pth" in capsys.readouterr().out
 
 
 def test_a_prompt_is_no_list_of_letters(tiny, scene):

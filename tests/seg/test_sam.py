@@ -289,6 +289,11 @@ def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
     assert not Path("ran.txt").exists()
 
 
+def test_of_a_logit_of_nothing_it_is_outside():
+    candidates = ours.Candidates(np.array([[[-1, 0, 1e-6]]], np.float32), np.ones(1, np.float32))
+    assert candidates.mask(0).tolist() == [[False, False, True]]
+
+
 def test_no_picture_set(tiny_sam, scene, cpu, their_sam2):
     for sam in (ours.SegmentAnything(tiny_sam, cpu), SegmentAnything2(their_sam2, cpu)):
         with pytest.raises(RuntimeError, match="set_image before predict"):

@@ -1,5 +1,7 @@
 """Oracles: scipy.ndimage for centers of mass, distance transforms and components."""
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -170,7 +172,15 @@ def test_boxes():
     for seed in range(20):
         mask = np.random.default_rng(seed).random((9, 13)) < 0.03
         y, x = np.nonzero(mask)
-        assert box_of(mask) == ((x.min(), y.min(), x.max(), y.max()) if len(x) else None)
+        assert box_of(mask) == (x.min(), y.min(), x.max(), y.max())
+    assert box_of(np.zeros((9, 13), bool)) is None
+
+
+def test_what_was_seeded_is_not_changed_any_more():
+    seeding = make_seeds(heat(ring()))
+    for one in (seeding, *seeding.seeds, seeding.seeds[0].packed_region):
+        with pytest.raises(FrozenInstanceError):
+            setattr(one, next(iter(vars(one))), None)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
