@@ -17,9 +17,9 @@ T4, A100 = ((7, 5), "Tesla T4"), ((8, 0), "NVIDIA A100")
 # these mean that a change made training slower where launching is what limits. On a T4 fp16 comes with its scaler.
 KERNELS = {
     "assignment": {T4: 524, A100: 512},
-    "quick": {T4: 308, A100: 295},
-    "best": {T4: 617, A100: 576},
-    "fast": {T4: 525, A100: 484},
+    "quick": {T4: 344, A100: 331},
+    "best": {T4: 631, A100: 597},
+    "fast": {T4: 539, A100: 505},
 }
 KERNELS_OF_A_CHUNK = 340  # order, augmentation, mixing and erasing, once for thousands of images
 
