@@ -240,7 +240,7 @@ def test_drop_path_rises_linearly_over_the_blocks():
 
 
 def test_conv_stem_keeps_each_patchs_place():
-    """A bright spot at a patch's first pixel changes its token most (over 16 random stems), and leaves tokens three away as they were."""
+    """A bright spot at a patch's first pixel changes its token most, and leaves tokens three away (16 random stems)."""
     torch.manual_seed(0)
     stems = [ViT(ViTConfig(**(SMALL | dict(stem="conv", pool="mean", depth=1)))).eval().stem for _ in range(16)]
     dark = torch.zeros(1, 3, 16, 16)
