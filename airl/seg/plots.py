@@ -2,7 +2,7 @@
 
 import html
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -91,13 +91,14 @@ def overlay(one: Segmentation) -> Figure:
 
 
 def explore(segmenter: TextSegmenter, prompt: str, hint: str = ""):
-    """Widgets for a notebook: prompt, threshold, floor and seeding, and beside them what they give on the picture set.
+    """Widgets for a notebook: prompt, threshold, floor and seeding, and beside them what they give on the picture set;
+    below them a point to add or to remove there (see `TextSegmenter.refine`), and to take back.
 
     They start from the segmenter's recipe. hint: a sentence for below them. Returns an `ipywidgets.HBox`; without
     ipywidgets the overlay as it is, a Figure, and says so.
     """
     try:
-        from ipywidgets import HTML, Dropdown, FloatSlider, HBox, Image, Layout, Text, VBox
+        from ipywidgets import HTML, Button, Dropdown, FloatSlider, HBox, Image, IntSlider, Layout, Text, VBox
     except ImportError:
         print("a still picture, for want of ipywidgets; for the controls: pip install ipywidgets, then restart")
         return overlay(segmenter.segment(prompt))
@@ -106,33 +107,58 @@ def explore(segmenter: TextSegmenter, prompt: str, hint: str = ""):
         value = getattr(segmenter.recipe, name)
         return FloatSlider(value, min=0.01, max=0.99, step=0.01, description=name, continuous_update=False)
 
+    def place(name: str, side: int) -> IntSlider:
+        return IntSlider(side // 2, min=0, max=side - 1, description=name, continuous_update=False)
+
     controls = {
         "prompt": Text(prompt, description="prompt", continuous_update=False),
         "threshold": slider("threshold"),
         "floor": slider("floor"),
         "seeding": Dropdown(options=list(STRATEGIES), value=segmenter.recipe.seeding, description="seeding"),
     }
+    x, y = map(place, "xy", segmenter.image.shape[1::-1])
+    buttons = {name: Button(description=name, layout=Layout(width="84px")) for name in ("add", "remove", "undo")}
     within = Layout(width="auto", max_width="560px", max_height="440px", object_fit="contain")
     drawn = Image(format="png", layout=within)
     message = HTML()
+    results: list[Segmentation] = []  # the prompt's, and after it one for each point
 
-    def show(_=None) -> None:
+    def segment() -> None:
+        results.clear()
         changes = {name: control.value for name, control in controls.items()}
+        results.append(segmenter.segment(changes.pop("prompt"), **changes))
+
+    def correct(kind: str) -> None:
+        if not results:
+            segment()
+        results.append(segmenter.refine(results[-1], **{kind: [(x.value, y.value)]}))
+
+    def show(change: Callable[[], object] = lambda: None) -> None:
         try:
-            one = segmenter.segment(changes.pop("prompt"), **changes)
+            change()
         except ValueError as error:  # such as an empty prompt
             message.value = f"<p>{html.escape(str(error))}</p>"
             return
-        figure = overlay(one)
+        if not results:
+            return
+        figure = overlay(results[-1])
         figure.axes[0].set_title("")  # the message says it
+        for line in (figure.axes[0].axvline(x.value), figure.axes[0].axhline(y.value)):
+            line.set(color="white", linewidth=1, linestyle=":")
         drawn.value = figure._repr_png_()
-        first, second = map(html.escape, verdict(one).split("\n"))
+        first, second = map(html.escape, verdict(results[-1]).split("\n"))
         message.value = f"<p><b>{first}</b><br>{second}</p><p>{html.escape(hint)}</p>"
 
     for control in controls.values():
-        control.observe(show, "value")
-    show()
-    return HBox([VBox([*controls.values(), message], layout=Layout(width="340px", flex="0 0 auto")), drawn])
+        control.observe(lambda _: show(segment), "value")
+    for control in (x, y):
+        control.observe(lambda _: show(), "value")
+    for kind in ("add", "remove"):
+        buttons[kind].on_click(lambda _, kind=kind: show(lambda: correct(kind)))
+    buttons["undo"].on_click(lambda _: show(lambda: results[1:] and results.pop()))
+    show(segment)
+    column = [*controls.values(), x, y, HBox(list(buttons.values())), message]
+    return HBox([VBox(column, layout=Layout(width="340px", flex="0 0 auto")), drawn])
 
 
 def labels(many: Sequence[Segmentation]) -> Figure:
@@ -281,7 +307,7 @@ def _seeds(axis: Axes, one: Segmentation, title: str) -> None:
 
 
 def _points(axis: Axes, seed) -> None:
-    axis.plot(*seed.point, marker="*", color=SEED, markersize=15, markeredgecolor="white")
+    axis.plot(*seed.points[seed.labels == 1].T, "*", color=SEED, markersize=15, markeredgecolor="white")
     axis.plot(*seed.negatives.T, "X", color=NEGATIVE, markersize=9, markeredgecolor="white")
     if seed.box is not None:
         x0, y0, x1, y1 = seed.box

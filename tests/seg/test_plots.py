@@ -177,7 +177,7 @@ def test_exploring_starts_from_the_recipe_and_redraws_and_explains(segmenter):
     segmenter.recipe = Recipe(seeding="interior", threshold=0.4, floor=0.3)
     segmenter.set_image(PICTURE)
     left, drawn = plots.explore(segmenter, "left", hint="It knows <two> words.").children
-    prompt, threshold, floor, seeding, message = left.children
+    prompt, threshold, floor, seeding, *_, message = left.children
     assert (threshold.value, floor.value, seeding.value) == (0.4, 0.3, "interior")
     assert "It knows &lt;two&gt; words." in message.value and "found</b><br>" in message.value
     first = drawn.value
@@ -190,6 +190,55 @@ def test_exploring_starts_from_the_recipe_and_redraws_and_explains(segmenter):
     assert "not there" not in message.value
     seeding.value = "center_of_mass"
     assert "found" in message.value or "doubtful" in message.value
+
+
+def test_exploring_corrects_by_points_and_takes_them_back(segmenter, monkeypatch):
+    asked, given, shown = [], [], []
+    refine, overlay = segmenter.refine, plots.overlay
+
+    def spy(one, **points):
+        asked.append((one, points))
+        given.append(refine(one, **points))
+        return given[-1]
+
+    monkeypatch.setattr(segmenter, "refine", spy)
+    monkeypatch.setattr(plots, "overlay", lambda one: shown.append(one) or overlay(one))
+    segmenter.set_image(PICTURE)
+    left, drawn = plots.explore(segmenter, "left").children
+    prompt, *_, x, y, buttons, message = left.children
+    add, remove, undo = buttons.children
+    assert (x.value, x.max, y.value, y.max) == (20, 39, 15, 29), "in the middle of the 40 x 30 pixels"
+    before = drawn.value
+    x.value, y.value = 30, 7
+    assert drawn.value != before and shown[-1] is shown[0], "the place is marked, and nothing asked"
+    add.click()
+    x.value = 5
+    remove.click()
+    assert shown[-1] is given[1]
+    assert [points for _, points in asked] == [{"add": [(30, 7)]}, {"remove": [(5, 7)]}]
+    assert [one for one, _ in asked] == [shown[0], given[0]], "a point goes on from the one before"
+    undo.click()
+    assert shown[-1] is given[0]
+    for _ in range(2):
+        undo.click()
+        assert shown[-1] is shown[0], "the prompt's own result stays"
+    add.click()
+    prompt.value = "nowhere"
+    undo.click()
+    assert not shown[-1].found, "a new prompt begins anew"
+    remove.click()
+    assert "add a point first" in message.value
+    prompt.value = " "
+    for button in (undo, add):
+        button.click()
+        assert "a prompt is empty" in message.value
+
+
+def test_points_added_later_are_drawn(segmenter):
+    one = segmenter(PICTURE, "left")
+    for point in ((3, 4), (5, 6)):
+        one = segmenter.refine(one, add=[point])
+    assert plots.seeds(one).axes[0].lines[0].get_xydata().tolist() == [one.seeds[0].point.tolist(), [3, 4], [5, 6]]
 
 
 def test_exploring_without_a_prompt_says_so():
