@@ -174,6 +174,11 @@ def learn(
     model.load_state_dict(average.state_dict())
 
 
+def steps_done(progress: Path | None) -> int:
+    """By the run of `learn` that is to go on; a new run draws its batches by it, so that it does not repeat the old."""
+    return torch.load(progress, weights_only=True)["step"] if progress and progress.exists() else 0
+
+
 def mask_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Binary cross-entropy plus dice, for each of (..., H, W)."""
     valid = torch.ones_like(target) if valid is None else valid
@@ -386,7 +391,7 @@ def train_clipseg(
         alone = steps * 5 // 3
         losses = vision_losses(clipseg, helper, scenes, alone, seed)
         learn("vision", nn.ModuleList([tower, helper]), losses, alone, rate=1e-3)
-    losses = clipseg_losses(clipseg, helper, scenes, steps, seed)
+    losses = clipseg_losses(clipseg, helper, scenes, steps, seed + steps_done(progress))
     both = nn.ModuleList([clipseg.model, helper])
     learn("clipseg", both, losses, steps, rate=7e-4 if start else 1e-3, progress=progress)
     return clipseg
@@ -502,7 +507,9 @@ def train_sam(
     sam = small_sam()
     if start:
         sam.load_state_dict(read_sam(start).state_dict(), strict=False)
-    losses = sam_losses(sam, scenes, steps, seed, where)
+    done = steps_done(progress)
+    torch.manual_seed(seed + done)
+    losses = sam_losses(sam, scenes, steps, seed + done, where)
     learn("sam", sam, losses, steps, rate=5e-4 if start else 1e-3, progress=progress)
     return sam.eval()
 

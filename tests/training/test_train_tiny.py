@@ -131,6 +131,7 @@ def test_a_run_goes_on_where_it_ended(tmp_path):
     torch.manual_seed(0)
     with pytest.raises(KeyboardInterrupt):
         run(torch.nn.Linear(3, 1), broken(), 100)
+    assert train_tiny.steps_done(tmp_path / "line.pt") == 50
     torch.testing.assert_close(run(torch.nn.Linear(3, 1), batches[50:], 100).state_dict(), once.state_dict())
 
 
