@@ -87,7 +87,6 @@ ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (o
     "mixup and cutmix": ({"mixup_alpha": 0.8, "cutmix_alpha": 1.0}, {}, None),
     "random erasing": ({"random_erasing": 0.25}, {}, None),
     "drop path": ({}, {"drop_path": 0.1}, None),
-    "averaged weights": ({"ema_decay": 0.999}, {}, None),
     "no label smoothing": ({"label_smoothing": 0.0}, {}, None),
     "AdamW, lr 1e-3": ({"optimizer": "adamw", "lr": 1e-3}, {}, None),
     "lr 6e-3": ({"lr": 6e-3}, {}, None),

@@ -10,7 +10,7 @@ from airl.files import atomic_write
 from airl.vit.model import ViTConfig
 from airl.vit.recipes import TrainConfig
 
-KEYS = {"model", "ema", "optimizer", "scaler", "epoch", "step", "random", "settings", "history"}
+KEYS = {"model", "optimizer", "scaler", "epoch", "step", "random", "settings", "history"}
 
 
 def require_writable(folder: Path) -> None:
@@ -54,8 +54,10 @@ def load_checkpoint(path: Path) -> dict:
             f"{path} cannot be read as a checkpoint ({type(error).__name__}). It was left as it is: "
             "move it away or choose another out_dir to start anew."
         ) from error
-    if isinstance(state, dict) and len(state.get("optimizers", ())) == 1:  # version 0.1 kept AdamW in a list
-        state["optimizer"] = state.pop("optimizers")[0]
+    if isinstance(state, dict):  # version 0.1 kept AdamW in a list, and could average the weights
+        if len(state.get("optimizers", ())) == 1:
+            state["optimizer"] = state.pop("optimizers")[0]
+        state.pop("ema", None)
     if not isinstance(state, dict) or state.keys() != KEYS:
         raise ValueError(f"{path} is not a checkpoint that this version's airl.vit.train wrote. It was left as it is.")
     return state

@@ -1,7 +1,5 @@
 """The optimizers of the recipes, each one object that takes a step with all parameters or with none."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -89,16 +87,3 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype, steps: int = 5) -> Tenso
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return torch.empty_like(matrices).copy_(x.mT if tall else x)  # in the layout in which foreach takes one kernel
-
-
-class Ema:
-    """`model` is an exponential moving average of another's weights and floating-point buffers."""
-
-    def __init__(self, model: ViT, decay: float):
-        self.model, self.decay = copy.deepcopy(model), decay
-        pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
-        self.averages, self.values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-
-    @torch.no_grad()
-    def update(self) -> None:
-        torch._foreach_lerp_(self.averages, self.values, 1 - self.decay)

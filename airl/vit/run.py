@@ -18,7 +18,7 @@ from airl.vit.data import Dataset
 from airl.vit.evaluation import evaluate
 from airl.vit.mixing import mix, normalize, random_erasing
 from airl.vit.model import ViT
-from airl.vit.optim import Ema, make_optimizer
+from airl.vit.optim import make_optimizer
 from airl.vit.recipes import TrainConfig
 
 CHUNK_BYTES = 48 * 2**20  # of float32 images made ready at once: enough to hide the many small kernels of augmentation
@@ -39,8 +39,6 @@ class Run:
         self.data = data.to(runtime.device)
         self.optimizer = make_optimizer(model, config, runtime.dtype)
         self.scaler = runtime.grad_scaler()
-        self.ema = Ema(model, config.ema_decay) if config.ema_decay else None
-        self.scored = self.ema.model if self.ema else model  # what is evaluated and saved as the result
         torch.manual_seed(config.seed + group.rank)  # of dropout, drop path and patch dropping
         self.generator = torch.Generator().manual_seed(config.seed + group.rank)  # of the order and augmentation
         self.epochs_done = self.steps_done = self.saved_epoch = 0
@@ -85,8 +83,6 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema:
-            self.ema.update()
         self.steps_done += 1
         return loss.detach(), logits.detach()
 
@@ -112,7 +108,7 @@ class Run:
         loss, accuracy = tally.means(self.group)
         self.require_finite(loss)
         train_seconds = time.perf_counter() - start
-        test = evaluate(self.scored, self.data.test, precision=self.runtime.precision)
+        test = evaluate(self.model, self.data.test, precision=self.runtime.precision)
         self.require_finite(sum(parameter.detach().sum() for parameter in self.model.parameters()).item())
         self.epochs_done += 1
         now = time.perf_counter()
@@ -177,7 +173,6 @@ class Run:
         random = {"generator": self.generator.get_state(), "torch": self.runtime.random_state()}
         return {
             "model": self.model.state_dict(),
-            "ema": self.ema.model.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epochs_done,
@@ -190,8 +185,6 @@ class Run:
     def load_state_dict(self, state: dict) -> None:
         """Go on from where `state_dict` was called, in a run of the same settings."""
         self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.model.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():

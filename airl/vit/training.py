@@ -156,7 +156,7 @@ def train(
                     on_epoch(run.history)
             run.saved_epoch, saved_at = run.epochs_done, time.monotonic()
 
-    result = run.scored.eval()
+    result = run.model.eval()
     if group.rank == 0:
         result.save_pretrained(out_dir / "model")
     return TrainResult(result, config, run.history, out_dir, f"{group.size} x {runtime}", data.name)

@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from airl import vit
-from airl.vit.optim import Ema, Muon, make_optimizer, orthogonalize
+from airl.vit.optim import Muon, make_optimizer, orthogonalize
 
 SHAPES = [(24, 24), (72, 24), (24, 96), (24, 24), (96, 24), (24, 96)]
 SETTINGS = dict(lr=0.02, weight_decay=0.1)
@@ -140,21 +139,3 @@ def test_the_recipes_of_ours_spare_vectors_and_the_assignments_does_not():
     assert {name: recipe.decay_on for name, recipe in vit.RECIPES.items()} == {
         "assignment": "all", "quick": "matrices", "best": "matrices", "fast": "matrices"
     }  # fmt: skip
-
-
-def test_the_average_is_torchs():
-    model = vit.ViT(vit.ViTConfig(image_size=16, dim=24, depth=1, heads=2, stem="conv"))
-    ema = Ema(model, 0.9)
-    peer = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
-    peer.n_averaged.fill_(1)  # torch's first update copies
-    for _ in range(3):
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(torch.randn_like(p))
-        model.train()(torch.randn(4, 3, 16, 16))  # moves the statistics of the stem's batch norms
-        ema.update()
-        peer.update_parameters(model)
-    theirs = peer.module.state_dict()
-    for name, value in ema.model.state_dict().items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, theirs[name], rtol=1e-6, atol=1e-6)

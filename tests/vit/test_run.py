@@ -1,7 +1,6 @@
 """What the loop does with a recipe: each thing that it could leave out without a word."""
 
 import contextlib
-import copy
 from dataclasses import replace
 
 import pytest
@@ -135,24 +134,6 @@ def test_steps_and_evaluation_compute_in_the_recipes_precision(precision, dtype)
     assert seen == {True: {dtype}, False: {dtype}}
 
 
-def test_the_average_has_the_recipes_decay_and_is_what_is_scored():
-    run = make_run(ema_decay=0.7)
-    expected, step = copy.deepcopy(run.model.state_dict()), run.step
-
-    def follow(*args):
-        result = step(*args)
-        for name, value in run.model.state_dict().items():
-            expected[name] = 0.7 * expected[name] + 0.3 * value
-        return result
-
-    run.step = follow
-    run_epoch(run)
-    for name, value in run.scored.state_dict().items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
-    own, average = (vit.evaluate(m, run.data.test, precision="fp32").loss for m in (run.model, run.scored))
-    assert run.history[-1]["test_loss"] == average != own
-
-
 def test_the_seed_decides_the_order_the_augmentation_and_dropout():
     orders, drops, images = [], [], []
     for seed in (0, 3, 3):
@@ -225,7 +206,7 @@ def test_only_full_batches_are_compiled_for(monkeypatch):
 
 def test_nothing_is_asked_of_the_device_within_a_chunk(monkeypatch):
     """Reading a value makes the host wait; the bar alone may, when it is drawn."""
-    run = make_run(grad_clip=1.0, optimizer="muon", ema_decay=0.9, precision="fp16", mixup_alpha=1.0)
+    run = make_run(grad_clip=1.0, optimizer="muon", precision="fp16", mixup_alpha=1.0)
     run_epoch(run)
 
     def wait(*_):

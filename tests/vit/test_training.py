@@ -57,7 +57,7 @@ def test_the_assignments_recipe_is_the_assignment():
     assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (200, 128, 1e-3, 0.05)
     assert (config.label_smoothing, config.crop_padding, config.flip, config.auto_augment) == (0.1, 4, True, True)
     assert (config.warmup, config.random_erasing, config.mixup_alpha, config.cutmix_alpha) == (0, 0, 0, 0)
-    assert config.grad_clip is config.ema_decay is None
+    assert config.grad_clip is None
     assert vit.MODELS["assignment"] == vit.ViTConfig()
 
 
@@ -179,28 +179,26 @@ def test_a_run_writes_its_history_and_a_model_that_predicts_the_same(tmp_path):
 
 
 def test_the_quick_recipes_ingredients_learn(tmp_path):
-    """Three solid colours are learned in a few epochs by every ingredient at once: EMA, warm-up, mixing, erasing."""
+    """Three solid colours are learned in a few epochs by every ingredient at once: warm-up, mixing, erasing."""
     data = random_data(train=96)
     for split in (data.train, data.test):
         split.images = torch.zeros_like(split.images)
         split.images[torch.arange(len(split)), split.labels] = 200
     config = replace(
-        CONFIG, epochs=12, lr=3e-3, warmup=0.1, grad_clip=1.0, ema_decay=0.9, auto_augment=False,
+        CONFIG, epochs=12, lr=3e-3, warmup=0.1, grad_clip=1.0, auto_augment=False,
         random_erasing=0.25, mixup_alpha=0.8, cutmix_alpha=1.0, optimizer="muon", schedule="linear",
     )  # fmt: skip
     result = train(tiny_model(), data, config, tmp_path)
     assert result.history[0]["test_loss"] > result.history[-1]["test_loss"]
     assert result.accuracy == 1.0
-    raw = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
-    assert not torch.equal(raw["position"], result.model.position)  # the averaged weights are returned
 
 
-@pytest.mark.parametrize("ema, mixing, precision", [(None, 0.0, "fp32"), (0.9, 0.8, "bf16"), (None, 0.8, "fp16")])
-def test_resuming_between_epochs_changes_nothing(tmp_path, ema, mixing, precision):
+@pytest.mark.parametrize("mixing, precision", [(0.0, "fp32"), (0.8, "bf16"), (0.8, "fp16")])
+def test_resuming_between_epochs_changes_nothing(tmp_path, mixing, precision):
     """fp16 comes with the gradient scaler, whose scale is part of the state."""
     data = random_data()
     config = replace(
-        CONFIG, ema_decay=ema, mixup_alpha=mixing, cutmix_alpha=mixing, random_erasing=0.3, precision=precision,
+        CONFIG, mixup_alpha=mixing, cutmix_alpha=mixing, random_erasing=0.3, precision=precision,
         grad_clip=1.0, optimizer="muon" if mixing else "adamw", patch_drop=0.5 if mixing else 0.0,
     )  # fmt: skip
     whole = train(tiny_model(), data, config, tmp_path / "whole")
@@ -214,7 +212,7 @@ def test_resuming_between_epochs_changes_nothing(tmp_path, ema, mixing, precisio
     with pytest.raises(Stopped):
         train(tiny_model(), data, config, tmp_path / "parts", on_epoch=stop)
     saved = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
-    assert bool(saved["scaler"]) == (precision == "fp16") and bool(saved["ema"]) == bool(ema)
+    assert bool(saved["scaler"]) == (precision == "fp16")
     (tmp_path / "parts" / "history.csv").unlink()  # as if killed between the two files
     (tmp_path / "parts" / ".checkpoint.x1y2.pt").touch()  # as if killed while writing one
     parts = train(tiny_model(), data, config, tmp_path / "parts", resume=True)
@@ -568,7 +566,6 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, changes,
         (dict(batch_size=2.5), "batch_size is 2.5; expected a whole number above 0"),
         (dict(crop_padding=-1), "crop_padding is -1; expected a whole number of pixels"),
         (dict(grad_clip=-1.0), "grad_clip is -1.0; expected None or a number above 0"),
-        (dict(ema_decay=1.0), "ema_decay is 1.0; expected None or a number between 0 and 1"),
         (dict(mixup_alpha=-0.1), "mixup_alpha is -0.1; expected 0 or more"),
         (dict(label_smoothing=1.5), "label_smoothing is 1.5"),
         (dict(lr="1e-3"), "lr is '1e-3'; expected a number above 0"),
