@@ -59,9 +59,9 @@ def out_folder(name: str, drive_folder: str = "") -> Path:
     return folder
 
 
-def find_picture(wanted: str = "", upload: bool = False) -> Path:
+def find_picture(wanted: str = "", upload: bool = False, otherwise: Path | None = None) -> Path:
     """The picture to work on, in this order: one uploaded now (in Colab), `wanted`, sample_image.jpg in the working
-    folder, the portrait that matplotlib ships. Prints which.
+    folder, `otherwise`, the portrait that matplotlib ships. Prints which.
 
     Raises RuntimeError for an upload outside Colab or a cancelled one, FileNotFoundError for a path that is not there.
     """
@@ -78,6 +78,8 @@ def find_picture(wanted: str = "", upload: bool = False) -> Path:
         path = Path(wanted.strip()).expanduser()
     elif Path("sample_image.jpg").exists():
         path = Path("sample_image.jpg")
+    elif otherwise:
+        path = otherwise
     else:
         from matplotlib.cbook import get_sample_data
 

@@ -36,20 +36,7 @@ def record(name: str, rows: list[dict[str, Value]], *, data: str, note: str = ""
     is that of the running process, and a record of the same command and machine is replaced. Raises ValueError when
     there is nothing to record, or nothing is said of the data.
     """
-    if not rows or not all(rows):
-        raise ValueError(f"record {name!r} has {len(rows)} rows, {sum(map(bool, rows))} of them with values; give some")
-    if not data:
-        raise ValueError(f"record {name!r} does not say on what data it was measured; give data='...'")
-    new = {
-        "command": _command(),
-        "commit": _commit(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": runtime.device_name(runtime.choose(device).device),
-        "versions": _versions(),
-        "data": data,
-        "note": note,
-        "rows": rows,
-    }
+    new = entry(rows, data=data, note=note, device=device)
     path = RESULTS / f"{name}.json"
     records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
     same = [i for i, old in enumerate(records) if all(old[key] == new[key] for key in ("command", "machine"))]
@@ -61,6 +48,24 @@ def record(name: str, rows: list[dict[str, Value]], *, data: str, note: str = ""
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def entry(rows: list[dict[str, Value]], *, data: str, note: str = "", device: str = "auto") -> dict:
+    """What `record` writes of these rows."""
+    if not rows or not all(rows):
+        raise ValueError(f"a record has {len(rows)} rows, {sum(map(bool, rows))} of them with values; give some")
+    if not data:
+        raise ValueError("a record does not say on what data it was measured; give data='...'")
+    return {
+        "command": _command(),
+        "commit": _commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": runtime.device_name(runtime.choose(device).device),
+        "versions": _versions(),
+        "data": data,
+        "note": note,
+        "rows": rows,
+    }
 
 
 def _command() -> str:

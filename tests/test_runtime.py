@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from airl import colab, distributed, runtime
+from airl import colab, distributed, runtime, vit
 
 
 def fake_gpu(monkeypatch, capability):
@@ -160,8 +160,9 @@ def test_the_picture_of_q2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     portrait = colab.find_picture()
     assert portrait.name == "grace_hopper.jpg" and portrait.is_file()
+    assert colab.find_picture(otherwise=vit.CAT) == vit.CAT
     (tmp_path / "sample_image.jpg").write_bytes(b"mine")
-    assert colab.find_picture() == Path("sample_image.jpg")
+    assert colab.find_picture() == colab.find_picture(otherwise=vit.CAT) == Path("sample_image.jpg")
     (tmp_path / "cat.png").write_bytes(b"a cat")
     assert colab.find_picture(" cat.png ") == Path("cat.png")
     assert "the picture is cat.png" in capsys.readouterr().out

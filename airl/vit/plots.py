@@ -9,9 +9,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from airl.figures import Figure
+from airl.images import Picture, central_square, load
 from airl.vit.autoaugment import augment
 from airl.vit.data import Dataset, Split
-from airl.vit.evaluation import Evaluation, attention_rollout
+from airl.vit.evaluation import Evaluation, attention_rollout, predict
 from airl.vit.mixing import normalize
 from airl.vit.model import ViT
 from airl.vit.recipes import TrainConfig
@@ -153,12 +154,7 @@ def per_class_accuracy(report: Evaluation) -> Figure:
 
 def attention_overlay(model: ViT, images: Tensor, titles: Sequence[str] = ()) -> Figure:
     """Images, uint8 (B, 3, H, W), and attention rollout over each: brighter patches count more for the answer."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    maps = model.attention_maps(normalize(images.to(device), model.config.mean, model.config.std))
-    model.train(was_training)
-    rollout = attention_rollout(maps).cpu()
+    rollout = _rollout(model, images)
     figure = Figure(figsize=(1.5 * len(images), 3.8))
     axes = figure.subplots(2, len(images), squeeze=False)
     extent = (-0.5, images.shape[-1] - 0.5, images.shape[-2] - 0.5, -0.5)
@@ -171,6 +167,27 @@ def attention_overlay(model: ViT, images: Tensor, titles: Sequence[str] = ()) ->
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("attention")
     figure.suptitle("Attention rollout: the brighter a patch, the more it counts for the answer")
+    return figure
+
+
+def what_it_is(model: ViT, picture: Picture) -> Figure:
+    """A picture of any size, what the model sees of it, attention rollout over that, and the five likeliest classes."""
+    pixels, size = load(picture), model.config.image_size
+    square = central_square(pixels, size)
+    weights = _rollout(model, torch.from_numpy(square).permute(2, 0, 1)[None])[0]
+    names, values = zip(*reversed(list(predict(model, square).probabilities.items())[:5]), strict=True)
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    *axes, bars = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.2))
+    shown = {"central square": central_square(pixels, min(pixels.shape[:2])), f"as it sees it, {size}x{size}": square}
+    for axis, (title, image) in zip(axes, (shown | {"attention rollout": square}).items(), strict=True):
+        axis.imshow(image)
+        axis.set_title(title)
+        axis.set_axis_off()
+    axes[2].imshow(weights, extent=axes[2].images[0].get_extent(), cmap="inferno", alpha=0.6, interpolation="bilinear")
+    bars.barh([f"{name}  {value:.0%}" for name, value in zip(names, values, strict=True)], values, color=TRAIN)
+    bars.set(xlim=(0, 1), title="what it takes it for")
+    bars.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    bars.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -194,6 +211,16 @@ def position_similarity(model: ViT) -> Figure:
     figure.colorbar(image, ax=axes, label="cosine similarity", fraction=0.046)
     figure.suptitle("How alike the position embeddings are: one map for each patch")
     return figure
+
+
+def _rollout(model: ViT, images: Tensor) -> Tensor:
+    """Attention rollout, float32 (B, rows, columns) on the CPU, of uint8 images (B, 3, H, W)."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    maps = model.attention_maps(normalize(images.to(device), model.config.mean, model.config.std))
+    model.train(was_training)
+    return attention_rollout(maps).cpu()
 
 
 def _show_image(axis, image: Tensor) -> None:

@@ -56,5 +56,5 @@ def test_the_commit_says_when_the_code_was_changed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("rows, data", [([], "d"), ([{}], "d"), ([{"a": 1}], "")])
 def test_nothing_to_record_is_an_error(rows, data):
-    with pytest.raises(ValueError, match="record 'x'"):
+    with pytest.raises(ValueError, match="a record "):
         record("x", rows, data=data)

@@ -185,6 +185,7 @@ def test_every_plot(a100):
         plots.per_class_accuracy(report),
         plots.attention_overlay(model, data.test.images[:3], data.classes),
         plots.position_similarity(model),
+        plots.what_it_is(model, data.test.images[0]),
     ]
     for figure in figures:
         figure.canvas.draw()

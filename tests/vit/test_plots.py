@@ -90,6 +90,26 @@ def test_attention_and_positions_have_the_grid_of_patches(split):
         assert axis.images[0].get_array().flat[place] == pytest.approx(1, abs=1e-5)  # alike to itself
 
 
+def test_what_a_picture_is_taken_for():
+    """A wide picture: its middle, as large as it is and as small as the model sees it, and the surest class on top."""
+    config = vit.ViTConfig(image_size=16, dim=24, depth=2, heads=2, classes=tuple("abcdefghij"))
+    model, wide = vit.ViT(config).eval(), torch.randint(256, (40, 90, 3), dtype=torch.uint8).numpy()
+    figure = plots.what_it_is(model, wide)
+    square, seen, attention, bars = figure.axes
+    assert (square.images[0].get_array() == wide[:, 25:65]).all()
+    assert seen.images[0].get_array().shape == (16, 16, 3)
+    expected = vit.attention_rollout(model.attention_maps(seen_by(model, seen.images[0].get_array())))[0]
+    assert torch.allclose(torch.tensor(attention.images[1].get_array()), expected, atol=1e-6)
+    prediction = vit.predict(model, wide)
+    assert [bar.get_width() for bar in bars.patches] == list(prediction.probabilities.values())[4::-1]
+    assert bars.get_yticklabels()[-1].get_text() == f"{prediction.label}  {prediction.confidence:.0%}"
+
+
+def seen_by(model, pixels):
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.config.mean, model.config.std))
+    return ((torch.tensor(pixels).permute(2, 0, 1) / 255 - mean) / std)[None]
+
+
 def test_every_figure_has_a_title(split, report):
     model = vit.ViT(vit.ViTConfig(image_size=16, patch_size=4, num_classes=3, dim=24, depth=2, heads=2))
     data = vit.Dataset("random", split, split, CLASSES)
@@ -100,6 +120,7 @@ def test_every_figure_has_a_title(split, report):
         plots.per_class_accuracy(report),
         plots.attention_overlay(model, split.images[:8]),
         plots.position_similarity(model),
+        plots.what_it_is(model, split.images[0]),
     ):
         assert figure.get_suptitle() or figure.axes[0].get_title()
         figure.draw_without_rendering()

@@ -1,0 +1,46 @@
+"""Make the ViT that comes with this package of a finished run's folder.
+
+    python -m airl.vit train --data cifar10 --recipe fast --out runs/tiny
+    python -m training.pack_vit runs/tiny --data cifar10
+
+Writes the weights, rounded to bf16, their configuration, and training.json: what was run, where and for how long, and
+what the rounded model scores on the test images. Run it where the run was trained and at its commit.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from airl import vit
+from airl.files import atomic_folder
+from benchmarks.record import entry
+from benchmarks.trained import model_of, row_of
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder that vit.train wrote to")
+    parser.add_argument("--data", default="cifar10", help="what it was trained on: cifar10, or an image folder")
+    parser.add_argument("--out", type=Path, default=Path("airl/vit/tiny"))
+    args = parser.parse_args(arguments)
+    data = vit.load_dataset(args.data)
+    row = row_of(args.run, data)
+    with atomic_folder(args.out) as folder:
+        model_of(args.run).save_pretrained(folder)
+        (folder / "README.md").unlink()  # a card for the Hub
+        weights = folder / "model.safetensors"
+        rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in load_file(weights).items()}
+        save_file(rounded, weights, metadata={"format": "pt"})
+        report = vit.evaluate(vit.ViT.from_pretrained(folder), data.test)
+        row |= {"rounded: test accuracy, %": round(100 * report.accuracy, 2)}
+        row |= {"rounded: calibration error, %": round(100 * report.ece, 2)}
+        note = f"python -m airl.vit train --recipe {row['recipe']} --epochs {row['epochs']} --seed {row['seed']}"
+        told = json.dumps(entry([row], data=args.data, note=note), indent=1, ensure_ascii=False)
+        (folder / "training.json").write_text(told + "\n", encoding="utf-8")
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
