@@ -1,6 +1,7 @@
 """Objects drawn over a picture: one palette and one look for stills and films."""
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -45,7 +46,7 @@ def _write(
 ) -> tuple[int, int, int, int]:
     """Put a text into a picture, its lower left corner at (x, y) where there is room, else below what is there: white
     on a dark rim, which is always legible. taken: where texts are, each as what is returned, XYXY."""
-    font, rim = ImageFont.load_default(size), max(1, size // 8)
+    font, rim = _font(size), max(1, size // 8)
     left, top, right, bottom = font.getbbox(text, stroke_width=rim)
     H, W = image.shape[:2]
     x, y = max(0, min(x, W - (right - left))), max(0, y - (bottom - top))
@@ -57,3 +58,8 @@ def _write(
     ImageDraw.Draw(patch).text((-left, -top), text, "white", font, stroke_width=rim, stroke_fill="black")
     part[:] = np.asarray(patch)
     return x, y, x + right - left, y + bottom - top
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)

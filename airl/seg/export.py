@@ -11,6 +11,7 @@ from PIL import Image
 
 from airl.files import atomic_write
 from airl.seg import draw
+from airl.seg.seeds import box_of
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 def run_lengths(mask: np.ndarray) -> list[int]:
     """COCO's uncompressed run lengths of a bool mask (H, W): down the columns, the first run being of zeros."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    lengths = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    return ([0] if flat[0] else []) + lengths.tolist()
+    if not (box := box_of(mask)):
+        return [mask.size]
+    flat = np.pad(mask[:, box[0] : box[2] + 1].ravel(order="F"), 1)  # in the other columns there is nothing
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + box[0] * len(mask)
+    lengths = np.diff(changes, prepend=0, append=mask.size).tolist()
+    return lengths if lengths[-1] else lengths[:-1]
 
 
 def compressed_run_lengths(mask: np.ndarray) -> str:

@@ -7,7 +7,7 @@
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -19,7 +19,7 @@ from airl.seg import weights
 from airl.seg.clipseg import ClipSeg, check_prompts, check_templates
 from airl.seg.result import Segmentation
 from airl.seg.sam import CHOICES, Segmenter, load_sam
-from airl.seg.seeds import STRATEGIES, make_seeds
+from airl.seg.seeds import STRATEGIES, Seed, make_seeds
 
 Point = tuple[float, float]
 
@@ -154,13 +154,39 @@ class TextSegmenter:
             if self.image is None:
                 raise RuntimeError("no picture to segment: call set_image before segment")
             maps = self.clipseg.probabilities(prompts, recipe.templates)
-            many = [self._segment(one, probabilities, recipe) for one, probabilities in zip(prompts, maps, strict=True)]
+            seedings = [self._seed(probabilities, recipe) for probabilities in maps]
+            seeds = [seed for seeds, _ in seedings for seed in seeds]
+            offered, many = iter(()), []
+            if seeds:
+                self._sam_look(self.image)
+                guesses = self._logits(maps, seedings) if recipe.mask_prompt else None
+                offered = iter(self.sam.predict_many(seeds, guesses))
+            for one, probabilities, (seeds, peak) in zip(prompts, maps, seedings, strict=True):
+                candidates = tuple(next(offered) for _ in seeds)
+                chosen = (each.choose(seed.region, recipe.choice) for each, seed in zip(candidates, seeds, strict=True))
+                many.append(
+                    Segmentation(
+                        image=self.image,
+                        prompt=one,
+                        probabilities=probabilities,
+                        threshold=recipe.threshold,
+                        floor=recipe.floor,
+                        peak=peak,
+                        seeds=seeds,
+                        candidates=candidates,
+                        chosen=tuple(chosen),
+                    )
+                )
         return many[0] if isinstance(prompt, str) else many
 
-    def _segment(self, prompt: str, probabilities: np.ndarray, recipe: Recipe) -> Segmentation:
-        heatmap = images.enlarge(probabilities, self.image.shape[:2]).clip(0, 1)
+    def _heatmap(self, probabilities: np.ndarray) -> np.ndarray:
+        heatmap = images.enlarge(probabilities, self.image.shape[:2])
+        return heatmap.clip(0, 1, out=heatmap)
+
+    def _seed(self, probabilities: np.ndarray, recipe: Recipe) -> tuple[tuple[Seed, ...], float]:
+        """The seeds and the peak of one prompt; its heat-map and coarse mask, as large as the picture, are not kept."""
         seeding = make_seeds(
-            heatmap,
+            self._heatmap(probabilities),
             recipe.seeding,
             threshold=recipe.threshold,
             floor=recipe.floor,
@@ -168,24 +194,14 @@ class TextSegmenter:
             negatives=recipe.negatives,
             min_area=recipe.min_area,
         )
-        if seeding.found:
-            self._sam_look(self.image)
-        candidates, chosen = [], []
-        for seed in seeding.seeds:
-            region = seed.region
-            candidates.append(self.sam.predict(seed, _logits(heatmap, region) if recipe.mask_prompt else None))
-            chosen.append(candidates[-1].choose(region, recipe.choice))
-        return Segmentation(
-            image=self.image,
-            prompt=prompt,
-            probabilities=probabilities,
-            threshold=recipe.threshold,
-            floor=recipe.floor,
-            peak=seeding.peak,
-            seeds=seeding.seeds,
-            candidates=tuple(candidates),
-            chosen=tuple(chosen),
-        )
+        return seeding.seeds, seeding.peak
+
+    def _logits(self, maps: np.ndarray, seedings: list[tuple[tuple[Seed, ...], float]]) -> Iterator[np.ndarray]:
+        """Each seed's part of the heat-map as the mask prompt SAM takes: float32 (H, W) logits, low outside of it."""
+        for probabilities, (seeds, _) in zip(maps, seedings, strict=True):
+            for seed in seeds:
+                p = np.where(seed.region, self._heatmap(probabilities), 0).clip(1e-4, 1 - 1e-4)
+                yield np.log(p / (1 - p)).astype(np.float32)
 
     def _sam_look(self, image: np.ndarray) -> None:
         if self._sam_image is not image:
@@ -209,12 +225,6 @@ class TextSegmenter:
         with self._lock:
             self._sam_look(one.image)
             return refine(self.sam, one, add, remove)
-
-
-def _logits(heatmap: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """A heat-map as the mask prompt SAM takes: float32 (H, W) logits, low outside the region."""
-    p = np.where(region, heatmap, 0).clip(1e-4, 1 - 1e-4)
-    return np.log(p / (1 - p)).astype(np.float32)
 
 
 def _recipe(recipe: str | Recipe) -> Recipe:

@@ -9,7 +9,7 @@ another family of models: sam2.py.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from airl.seg.precision import check_finite, compute
 from airl.seg.seeds import Seed
 
 CHOICES = ("score", "agreement", "both")
+AT_ONCE = 8  # seeds that are decoded at once: of a full-size SAM, some 50 MiB each
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,11 @@ class Segmenter(Protocol):
 
         mask_prompt: a guess at the mask, float32 (H, W) logits. Raises RuntimeError before `set_image`.
         """
+
+    def predict_many(self, seeds: Sequence[Seed], mask_prompts: Iterable[np.ndarray] | None = None) -> list[Candidates]:
+        """`predict` for each of several seeds. mask_prompts: one for each, or none."""
+        prompts = [None] * len(seeds) if mask_prompts is None else mask_prompts
+        return [self.predict(*each) for each in zip(seeds, prompts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,7 @@ def write_sam(model: torch.nn.Module, config: SamConfig, path: str | Path) -> No
         save_file(state, temporary, {"config": json.dumps(asdict(config))})
 
 
-class SegmentAnything:
+class SegmentAnything(Segmenter):
     """The original SAM, by segment-anything's SamPredictor."""
 
     def __init__(self, model: torch.nn.Module, runtime: Runtime | None = None):
@@ -213,24 +219,41 @@ class SegmentAnything:
         self.predictor.features = features.float()  # the decoder is light and stays in fp32
         self.image_size = size
 
-    @torch.no_grad()
     def predict(self, seed: Seed, mask_prompt: np.ndarray | None = None) -> Candidates:
+        return self.predict_many([seed], None if mask_prompt is None else [mask_prompt])[0]
+
+    @torch.no_grad()
+    def predict_many(self, seeds: Sequence[Seed], mask_prompts: Iterable[np.ndarray] | None = None) -> list[Candidates]:
         if self.image_size is None:
             raise RuntimeError("no picture to segment: call set_image before predict")
-        # As SamPredictor.predict, which would enlarge all three masks before anybody asks for one.
+        masks = None if mask_prompts is None else [self._low_resolution(prompt) for prompt in mask_prompts]
+        alike: dict[tuple, list[int]] = {}  # only prompts of as many tokens can be decoded at once
+        for i, seed in enumerate(seeds):
+            alike.setdefault((len(seed.points), seed.box is None), []).append(i)
+        found: dict[int, Candidates] = {}
+        for numbers in alike.values():
+            for start in range(0, len(numbers), AT_ONCE):
+                part = numbers[start : start + AT_ONCE]
+                some = self._decode([seeds[i] for i in part], masks and [masks[i] for i in part])
+                found.update(zip(part, some, strict=True))
+        return [found[i] for i in range(len(seeds))]
+
+    def _decode(self, seeds: list[Seed], masks: list[np.ndarray] | None) -> list[Candidates]:
+        """For seeds of as many points, all with a box or none; masks: each (1, h, w), as SAM reads them."""
+        # As SamPredictor.predict, which takes one seed and would enlarge all three masks before anybody asks for one.
         predictor, sam = self.predictor, self.predictor.model
 
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.as_tensor(array, device=self.runtime.device)[None]
+        def tensor(arrays: list[np.ndarray]) -> Tensor:
+            return torch.as_tensor(np.stack(arrays), device=self.runtime.device)
 
-        points = predictor.transform.apply_coords(seed.points, predictor.original_size).astype(np.float32)
-        box = None
-        if seed.box is not None:
-            box = predictor.transform.apply_boxes(seed.box[None], predictor.original_size).astype(np.float32)
+        def scaled(points: np.ndarray) -> np.ndarray:
+            return predictor.transform.apply_coords(points, predictor.original_size).astype(np.float32)
+
+        boxes = None if seeds[0].box is None else tensor([scaled(seed.box.reshape(2, 2)).ravel() for seed in seeds])
         sparse, dense = sam.prompt_encoder(
-            points=(tensor(points), tensor(seed.labels)),
-            boxes=None if box is None else tensor(box),
-            masks=None if mask_prompt is None else tensor(self._low_resolution(mask_prompt)),
+            points=(tensor([scaled(seed.points) for seed in seeds]), tensor([seed.labels for seed in seeds])),
+            boxes=boxes,
+            masks=masks and tensor(masks),
         )
         logits, scores = check_finite(
             "SAM's mask decoder",
@@ -249,7 +272,7 @@ class SegmentAnything:
             padded=predictor.original_size,
             size=self.image_size,
         )
-        return Candidates(logits[0].cpu().numpy(), scores[0].cpu().numpy(), enlarge)
+        return [Candidates(*each, enlarge) for each in zip(logits.cpu().numpy(), scores.cpu().numpy(), strict=True)]
 
     def _low_resolution(self, logits: np.ndarray) -> np.ndarray:
         """Logits (H, W) in the frame that SAM reads mask prompts in: scaled, then padded below or on the right."""

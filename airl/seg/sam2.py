@@ -14,11 +14,11 @@ from airl import images
 from airl.runtime import Runtime, choose
 from airl.seg import weights
 from airl.seg.precision import check_finite, compute
-from airl.seg.sam import Candidates
+from airl.seg.sam import Candidates, Segmenter
 from airl.seg.seeds import Seed
 
 
-class SegmentAnything2:
+class SegmentAnything2(Segmenter):
     """SAM 2, by transformers' Sam2Model."""
 
     def __init__(self, model, runtime: Runtime | None = None):

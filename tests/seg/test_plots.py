@@ -12,10 +12,10 @@ from PIL import Image
 from airl import seg
 from airl.seg import plots
 from airl.seg.pipeline import Recipe
-from airl.seg.sam import Candidates
+from airl.seg.sam import Candidates, Segmenter
 
 
-class Halves:
+class Halves(Segmenter):
     """Stands in for both models: the prompt names the half of the picture that it is about."""
 
     def set_image(self, image):

@@ -160,6 +160,46 @@ def test_encoded_once_for_many_seeds(tiny_sam, scene, cpu):
     assert len(runs) == 1 and (first.masks == second.masks).all()
 
 
+@pytest.mark.parametrize("guess", [False, True])
+def test_many_seeds_at_once_are_as_one_by_one(tiny_sam, cpu, guess):
+    """Seeds with and without a box, of one to four points, more than are decoded at once, in no order."""
+    scene = shapes.scene(1, (48, 64), "convex")
+    sam = ours.SegmentAnything(tiny_sam, cpu)
+    sam.set_image(scene.image)
+    rng, seed = np.random.default_rng(0), seed_of(scene)
+    seeds = [
+        replace(
+            seed,
+            point=rng.uniform(0, 47, 2),
+            negatives=rng.uniform(0, 47, (number % 4, 2)),
+            box=np.array([5, 5, 30 + number, 40.0]) if number % 3 else None,
+        )
+        for number in range(2 * ours.AT_ONCE + 9)
+    ]
+    guesses = [rng.normal(0, 5, (48, 64)).astype(np.float32) for _ in seeds] if guess else [None] * len(seeds)
+    runs = []
+    hook = tiny_sam.mask_decoder.register_forward_hook(lambda *_: runs.append(1))
+    many = sam.predict_many(seeds, iter(guesses) if guess else None)
+    hook.remove()
+    assert len(runs) == 8, "two kinds of box, one to four points; none of more than are decoded at once"
+    for one, each, prompt in zip(seeds, many, guesses, strict=True):
+        alone = sam.predict(one, prompt)
+        # Products of larger matrices are summed in another order, which changes float32's last bits.
+        np.testing.assert_allclose(each.logits, alone.logits, atol=1e-5 * np.abs(alone.logits).max())
+        np.testing.assert_allclose(each.scores, alone.scores, atol=1e-5)
+    assert sam.predict_many([]) == []
+
+
+def test_no_more_are_decoded_at_once_than_memory_is_for(tiny_sam, scene, cpu):
+    sam = ours.SegmentAnything(tiny_sam, cpu)
+    sam.set_image(scene.image)
+    sizes = []
+    hook = tiny_sam.mask_decoder.register_forward_hook(lambda _, inputs, out: sizes.append(len(out[0])))
+    assert len(sam.predict_many([seed_of(scene)] * (2 * ours.AT_ONCE + 1))) == sum(sizes)
+    hook.remove()
+    assert sizes == [ours.AT_ONCE, ours.AT_ONCE, 1]
+
+
 @pytest.mark.parametrize("size", [(30, 4000), (4000, 30), (1, 500), (500, 1), (1, 1), (700, 500)])
 def test_sam_takes_pictures_of_any_shape(tiny_sam, cpu, size):
     sam = ours.SegmentAnything(tiny_sam, cpu)
