@@ -143,9 +143,9 @@ def _components(mask: np.ndarray, min_area: float) -> list[tuple[np.ndarray, np.
     found = []
     for i in kept:
         x, y, w, h = stats[i, :4]
-        region = np.zeros_like(mask)
-        region[y0 + y : y0 + y + h, x0 + x : x0 + x + w] = labels[y : y + h, x : x + w] == i
-        found.append((furthest_inside(region), region))
+        part, region = labels[y : y + h, x : x + w] == i, np.zeros_like(mask)
+        region[y0 + y : y0 + y + h, x0 + x : x0 + x + w] = part
+        found.append((furthest_inside(part) + (x0 + x, y0 + y), region))
     return found
 
 
