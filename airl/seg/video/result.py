@@ -22,7 +22,7 @@ class Track:
     id: int  # from 1; what the masks hold
     prompt: str
     frames: list[int] = field(default_factory=list)  # where it is seen, increasing
-    scores: list[float] = field(default_factory=list)  # of each: SAM 2's probability that it is there
+    scores: list[float] = field(default_factory=list)  # of each: SAM 2's probability that it is there; SAM 3's score
     boxes: list[tuple[int, int, int, int]] = field(default_factory=list)  # of each: XYXY, the outermost pixels
     areas: list[int] = field(default_factory=list)  # of each: pixels
     ended: str | None = None  # why it was given up before the clip's end
@@ -35,7 +35,7 @@ class TrackedFrame:
     t: int
     ids: np.ndarray  # int64 (N,)
     prompts: list[str]  # of each
-    scores: np.ndarray  # float64 (N,): SAM 2's probability that it is there
+    scores: np.ndarray  # float64 (N,): SAM 2's probability that it is there; SAM 3's score
     boxes: np.ndarray  # int64 (N, 4) XYXY, the outermost pixels
     masks: np.ndarray  # bool (N, H, W)
 

@@ -29,6 +29,7 @@ from airl.files import atomic_write
 from airl.seg import weights
 from airl.seg.clipseg import ClipSeg
 from airl.seg.draw import overlay
+from airl.seg.sam3 import is_sam3
 from airl.seg.seeds import box_of
 from airl.seg.video import store
 from airl.seg.video.frames import Frames, Video, open_clip, write_mp4
@@ -60,7 +61,7 @@ class VideoTracker:
     @cached_property
     def _models(self) -> dict:
         """What tells these models from others: an interrupted run goes on only with the same."""
-        digests = {"clipseg": _fingerprint(self.clipseg.model), "sam2": _fingerprint(self.sam2.model)}
+        digests = {"clipseg": fingerprint(self.clipseg.model), "sam2": fingerprint(self.sam2.model)}
         return {"name": self.name, "precision": self.runtime.precision, **digests}
 
     @classmethod
@@ -74,15 +75,20 @@ class VideoTracker:
     ) -> "VideoTracker":
         """Load both models, downloading what is not on this machine yet, and print what was chosen.
 
-        sam2: one of `weights.SAM2`, or a folder that transformers saved. clipseg: a folder, or a name on the Hub.
+        sam2: one of `weights.SAM2`, or a folder that transformers saved; or "sam3", which needs no CLIPSeg and no
+        recipe: then this is a `sam3.Sam3Tracker`. clipseg: a folder, or a name on the Hub.
         device, precision: see `runtime.choose`; fp16 is for GPUs alone. Raises ValueError for an unknown name,
         ConnectionError where weights cannot be downloaded.
         """
         from transformers import Sam2VideoModel
 
+        if is_sam3(sam2):
+            from airl.seg.video.sam3 import Sam3Tracker
+
+            return Sam3Tracker.from_pretrained(sam2, device, precision)
         folder = weights.SAM2.get(str(sam2), str(Path(sam2).expanduser()))
         if str(sam2) not in weights.SAM2 and not Path(folder).is_dir():
-            raise ValueError(f"unknown SAM 2 {sam2!r}; choose one of {', '.join(weights.SAM2)}, or give a folder")
+            raise ValueError(f"unknown SAM 2 {sam2!r}; choose one of {', '.join(weights.SAM2)}, sam3, or give a folder")
         where = runtime.choose(device, precision)
         print(f"text to masks in a clip: CLIPSeg {weights.label(clipseg)}, SAM 2 {weights.label(sam2)}, on {where}")
         model = weights.from_hub(lambda name: Sam2VideoModel.from_pretrained(name, dtype=torch.float32), folder)
@@ -96,7 +102,7 @@ class VideoTracker:
         for path, script, out in (("clipseg", "train_tiny", folder), ("video", "train_tiny_video", folder / "video")):
             if not (folder / path / "model.safetensors").exists():
                 raise FileNotFoundError(
-                    f"{folder / path} holds no small model; make it with: python -m airl.seg.{script} --out {out}"
+                    f"{folder / path} holds no small model; make it with: python -m training.{script} --out {out}"
                 )
         return cls.from_pretrained(folder / "video", folder / "clipseg", device, precision)
 
@@ -168,7 +174,7 @@ class VideoTracker:
         return done, rules.tracks
 
 
-def _fingerprint(model: torch.nn.Module) -> str:
+def fingerprint(model: torch.nn.Module) -> str:
     """Of a model's weights: names, shapes and the first values of each, which any training changes."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
