@@ -11,7 +11,7 @@ to ask for is in a file of lines `NAME OBJECT "expression"`, as Khoreva et al. 2
 Language Referring Expressions, wrote it for DAVIS; objects with the same expression are asked for together.
 
 The ways differ in what they do with the same text:
-- seg.track: `VideoTracker`: CLIPSeg every 8 frames, SAM 2's memory in between;
+- seg.track: `VideoTracker`: CLIPSeg every 4 frames, SAM 2's memory in between;
 - CLIPSeg's seeds in every frame and the same SAM 2 without its memory, ids by IoU from frame to frame;
 - `TextSegmenter` with recipe "best" in every frame, ids likewise;
 - the latter's masks in the first frame where it finds something, in all frames.

@@ -20,7 +20,7 @@ MAX_ID = 255  # ids are the bytes of a PNG
 class TrackingRecipe:
     """How CLIPSeg's heat-maps and SAM 2's memory decide about tracks. Areas are shares of the picture."""
 
-    every: int = 8  # frames from one asking of the heat-map to the next
+    every: int = 4  # frames from one asking of the heat-map to the next
     threshold: float = 0.5  # heat-map to coarse mask, and the least peak at which something counts as present
     min_area: float = 0.002  # of a component that starts a track
     covered: float = 0.3  # a component of which tracks cover more than this share is theirs
@@ -28,6 +28,7 @@ class TrackingRecipe:
     better: float = 0.05  # a track is corrected where a new seed's mask agrees with the heat-map by so much more: IoU
     confirm: float = 0.25  # a track is confirmed where the heat-map's mean over its mask reaches this
     recognize: float = 0.5  # a new mask is that of a lost track whose memory gives it with this IoU
+    alike: float = 0.4  # or, if no memory does, that of a confirmed one whose colours it has: overlap of histograms
     doubled: float = 0.7  # two tracks of a prompt are on one object where the IoU of their masks is above this
     patience: int = 20  # askings for which a track out of sight is followed
     lost: int = 16  # tracks that ended last and may be recognized
@@ -37,8 +38,8 @@ class TrackingRecipe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")
-        shares = ("threshold", "min_area", "covered", "min_agreement", "better", "confirm", "recognize", "doubled")
-        for name in shares:
+        shares = ("threshold", "min_area", "covered", "min_agreement", "better", "confirm")
+        for name in (*shares, "recognize", "alike", "doubled"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:  # NaN, too
                 raise ValueError(f"{name} is {value!r}; expected a number from 0 to 1")
@@ -52,6 +53,8 @@ class Followed:
     prompt: str
     memory: Memory
     doubt: int | None  # the frame since which the heat-map has not confirmed it
+    colours: list[float]  # of its first mask, see `colours_of`
+    confirmed: bool = False  # whether the heat-map has ever confirmed it
     unseen: int = 0  # askings, in a row, that found it out of sight
 
 
@@ -136,7 +139,7 @@ class Rules:
                 continue
             one.unseen = 0
             if self.heatmaps[one.prompt][mask].mean() >= self.recipe.confirm and not self.is_double(one):
-                one.doubt = None
+                one.doubt, one.confirmed = None, True
             else:
                 self.doubtful.append(one)
 
@@ -185,8 +188,8 @@ class Rules:
     def begin(self, prompt: str, memory: Memory, seen: Seen) -> bool:
         """Follow what a new memory is of, under the id of a lost track that it is recognized as, or a new one; back in
         time, too. False where there is no id left."""
-        t = self.view.t
-        if old := self.recognize(prompt, seen.mask):
+        t, colours = self.view.t, colours_of(self.image, seen.mask)
+        if old := self.recognize(prompt, seen.mask, colours):
             self.take_back(old)
             self.lost, self.live, self.doubtful = (
                 [one for one in some if one is not old] for some in (self.lost, self.live, self.doubtful)
@@ -201,7 +204,9 @@ class Rules:
             self.tracks[number] = {"prompt": prompt, "first": t, "last": -1}
         self.tracks[number]["ended"] = None
         # A new one is in doubt: should the next asking say no, it was a false alarm, and all is taken back.
-        one = Followed(number, prompt, memory, doubt=None if old else t)
+        one = Followed(number, prompt, memory, doubt=None if old else t, colours=colours)
+        if old:
+            one.colours, one.confirmed = old.colours, old.confirmed
         self.live.append(one)
         self.seen[number] = seen
         self.go_back(one)
@@ -217,18 +222,25 @@ class Rules:
         self.lost = [one for one in self.lost if one.id != number]
         return number
 
-    def recognize(self, prompt: str, mask: np.ndarray) -> Followed | None:
+    def recognize(self, prompt: str, mask: np.ndarray, colours: list[float]) -> Followed | None:
         """Which of the tracks out of sight, in doubt or lost has its object at a mask that has just been found: that
-        whose memory of its seeded frames alone, without what came later, gives this mask most nearly; None if none."""
+        whose memory of its seeded frames alone, without what came later, gives this mask most nearly; if no memory
+        does, that of the confirmed ones whose colours are most alike; None if none is."""
         away = [one for one in self.of(prompt) if one in self.doubtful or one.unseen]
-        best, found = self.recipe.recognize, None
-        for one in (*away, *(one for one in self.lost if one.prompt == prompt)):
-            if self.view.t in one.memory.seeded:
-                continue
-            seen = self.sam2.follow(self.sam2.recall(one.memory), self.view)
-            if (agreement := iou(seen.mask, mask)) > best:
-                best, found = agreement, one
-        return found
+        away += [one for one in self.lost if one.prompt == prompt]
+        away = [one for one in away if self.view.t not in one.memory.seeded]
+
+        def remembered(one: Followed) -> float:
+            return iou(self.sam2.follow(self.sam2.recall(one.memory), self.view).mask, mask)
+
+        def alike(one: Followed) -> float:
+            return float(np.minimum(one.colours, colours).sum()) if one.confirmed else 0.0
+
+        for measure, least in ((remembered, self.recipe.recognize), (alike, self.recipe.alike)):
+            scores = list(map(measure, away))
+            if max(scores, default=0) > least:
+                return away[scores.index(max(scores))]
+        return None
 
     def take_back(self, one: Followed) -> None:
         """Take a track out of the frames before this one in which it was in doubt."""
@@ -287,6 +299,13 @@ def find_seeds(heatmap: np.ndarray, recipe: TrackingRecipe) -> list[Seed]:
     """One seed for each component of a heat-map, with its box."""
     options = dict(threshold=recipe.threshold, floor=recipe.threshold, min_area=recipe.min_area, box=True)
     return list(make_seeds(heatmap, "components", **options).seeds)
+
+
+def colours_of(image: np.ndarray, mask: np.ndarray) -> list[float]:
+    """The shares that a mask's pixels have in 8x8x8 bins of RGB: two masks are alike as their shares overlap. Swain &
+    Ballard 1991, Color Indexing. image: uint8 (H, W, 3)."""
+    bins = image[mask].astype(int) // 32 @ (64, 8, 1)
+    return (np.bincount(bins, minlength=512) / max(1, len(bins))).tolist()
 
 
 def compose(logits: dict[int, np.ndarray], size: tuple[int, int]) -> np.ndarray:

@@ -124,8 +124,8 @@ class VideoTracker:
         """Track what each prompt asks for through a clip: a file, a folder, an array, a list, ... (`frames.open_clip`).
 
         Several instances of a prompt get several ids. An object that returns has its old id if SAM 2's memory still
-        knows it: that of the track while it is followed, that of the track's first frame after it was lost. Else it
-        has a new one.
+        knows it: that of the track while it is followed, that of the track's first frame after it was lost; or if its
+        colours are those of a track that is out of sight or lost. Else it has a new one.
 
         out: a folder for masks, overlay (with the film's sound) and JSON, see `Tracking`; if None a temporary one,
         removed when Python ends. When it holds this very run, finished, that is read; interrupted, it goes on where it

@@ -2,12 +2,13 @@
 
 from dataclasses import asdict
 
+import cv2
 import numpy as np
 import pytest
 
 from airl.seg.video.frames import open_clip
 from airl.seg.video.memory import Seen, VideoSam2
-from airl.seg.video.rules import Followed, Rules, TrackingRecipe, compose
+from airl.seg.video.rules import Followed, Rules, TrackingRecipe, colours_of, compose
 from airl.seg.video.store import masks_of
 from tests.seg.video.by_colour import ByColour, clip_of, iou
 
@@ -27,7 +28,7 @@ def begun(truthful, tmp_path):
 def second(rules):
     """A second track of the same object."""
     (one,) = rules.live
-    two = Followed(2, one.prompt, rules.sam2.recall(one.memory), None)
+    two = Followed(2, one.prompt, rules.sam2.recall(one.memory), None, [])
     rules.live.append(two)
     rules.tracks[2] = {"prompt": one.prompt, "first": 0, "last": 3, "ended": None}
     return one, two
@@ -91,8 +92,8 @@ def test_what_doubles_is_doubtful_and_ends_at_the_asking_after(begun, monkeypatc
 
 def test_only_tracks_of_the_same_prompt_that_overlap_enough_are_doubled(begun):
     rules, *_ = begun
-    a, b, c = (Followed(i, "a star", None, None) for i in (1, 2, 3))
-    other = Followed(4, "a ring", None, None)
+    a, b, c = (Followed(i, "a star", None, None, []) for i in (1, 2, 3))
+    other = Followed(4, "a ring", None, None, [])
     disc = np.hypot(*(np.mgrid[:20, :20] - 10)) < 6
     rules.live = [a, b, c, other]
     shifted = np.roll(disc, 8, axis=1)
@@ -111,7 +112,7 @@ def test_compose_gives_a_pixel_to_the_higher_logit():
 
 def test_the_recipe_is_the_one_that_was_measured():
     assert asdict(TrackingRecipe()) == {
-        "every": 8,
+        "every": 4,
         "threshold": 0.5,
         "min_area": 0.002,
         "covered": 0.3,
@@ -119,6 +120,7 @@ def test_the_recipe_is_the_one_that_was_measured():
         "better": 0.05,
         "confirm": 0.25,
         "recognize": 0.5,
+        "alike": 0.4,
         "doubled": 0.7,
         "patience": 20,
         "lost": 16,
@@ -158,8 +160,8 @@ def test_ids_of_false_alarms_are_used_again_when_none_is_left(begun):
     rules.tracks[254] = {"prompt": one.prompt, "first": 2, "last": 1, "ended": "at frame 3"}  # nothing is left of it
     assert rules.free_id() == 255
     rules.tracks[255] = {"prompt": one.prompt, "first": 3, "last": 2, "ended": None}
-    rules.live.append(Followed(255, one.prompt, one.memory, 3))  # it may yet be confirmed
-    rules.lost = [Followed(n, one.prompt, one.memory, 2) for n in (253, 254)]
+    rules.live.append(Followed(255, one.prompt, one.memory, 3, []))  # it may yet be confirmed
+    rules.lost = [Followed(n, one.prompt, one.memory, 2, []) for n in (253, 254)]
     assert rules.free_id() == 254 and [gone.id for gone in rules.lost] == [253]
     rules.tracks[254]["last"] = 3
     assert rules.free_id() is None
@@ -203,3 +205,44 @@ def test_back_to_the_last_frame_it_is_seen_in_and_taken_back_from_the_first_in_d
     rules.take_back(one)
     assert [bool(masks.read(t)[1]) for t in range(4)] == [False, False, True, False]
     assert rules.tracks[1]["last"] == 2
+
+
+def test_colours_are_a_histogram_of_the_mask():
+    """Oracle: OpenCV's histogram."""
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    mask = np.zeros((30, 40), bool)
+    mask[5:20, 8:30] = True
+    counts = cv2.calcHist([image], [0, 1, 2], mask.astype(np.uint8), [8, 8, 8], [0, 256] * 3)
+    np.testing.assert_allclose(colours_of(image, mask), counts.flatten() / mask.sum(), rtol=1e-6)  # theirs is float32
+    assert sum(colours_of(image, ~mask & mask)) == 0
+
+
+def test_what_no_memory_knows_is_recognized_by_its_colours(begun, monkeypatch):
+    rules, images, truth, _ = begun
+    rules.step(4, images[4])
+    (one,) = rules.live
+    assert one.confirmed
+    colours, other = one.colours, colours_of(255 - images[4], truth[4])
+    same = colours_of(images[4], truth[4])
+    monkeypatch.setattr(rules.sam2, "follow", lambda *_: Seen(np.full(truth[4].shape, -1.0), 0.0))  # remembers nothing
+    rules.live, rules.lost = [], [one]
+    rules.view = rules.sam2.see(5, images[5])
+    assert rules.recognize(one.prompt, truth[4], same) is one
+    assert rules.recognize(one.prompt, truth[4], other) is None
+    assert rules.recognize("another prompt", truth[4], same) is None
+    two = Followed(2, one.prompt, one.memory, None, (0.9 * np.array(same) + 0.1 * np.array(colours)).tolist(), True)
+    rules.lost = [one, two]
+    assert rules.recognize(one.prompt, truth[4], same) is two, "the one that is most alike"
+    one.confirmed = two.confirmed = False
+    assert rules.recognize(one.prompt, truth[4], same) is None
+    one.confirmed, rules.lost = True, [one]
+    rules.recipe = TrackingRecipe(alike=1.0)
+    assert rules.recognize(one.prompt, truth[4], same) is None
+    rules.recipe = TrackingRecipe()
+    rules.masks[one.prompt].change(4, 1)
+    rules.image, rules.seen, rules.doubtful = images[5], {}, []
+    monkeypatch.setattr(rules, "go_back", lambda _: None)
+    memory = rules.sam2.recall(one.memory)
+    assert rules.begin(one.prompt, memory, Seen(np.where(truth[5], 1.0, -1.0), 0.9))
+    (again,) = rules.live
+    assert again.id == 1 and again.confirmed and again.colours == colours and again.doubt is None

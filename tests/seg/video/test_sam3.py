@@ -119,7 +119,7 @@ def test_the_same_as_its_own_session_and_processor(model, processor, frames, exp
             assert len(of(frame, prompt)) == len(told[prompt])
             assert all((a == b).all() for a, b in zip(of(frame, prompt), told[prompt].values(), strict=True))
     names = {track.id: track.prompt for track in tracking.tracks}
-    assert len(names) == len({(p, i) for told in expected for p in PROMPTS for i in told[p]}) > 2
+    assert len(names) == len({(p, i) for told in expected for p in PROMPTS for i in told[p]}) > 1
     assert tracking.video.exists() and all(0 < score < 1 for track in tracking.tracks for score in track.scores)
     with pytest.raises(FileExistsError, match="another models"):
         Sam3Tracker(model, processor, "another", cpu).track(frames, PROMPTS, tmp_path, progress=False)

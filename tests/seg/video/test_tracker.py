@@ -303,8 +303,8 @@ def test_errors(truthful, trained, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="precision is 'fp16'.*use 'fp32'"):
         VideoTracker(ByColour(), trained, where=runtime.Runtime(torch.device("cpu"), "fp16"))
-    with pytest.raises(ValueError, match="unknown SAM 2 'sam3'; choose one of sam2.1-hiera-tiny"):
-        VideoTracker.from_pretrained("sam3")
+    with pytest.raises(ValueError, match="unknown SAM 2 'sam4'; choose one of sam2.1-hiera-tiny"):
+        VideoTracker.from_pretrained("sam4")
 
 
 # --------------------------------------------------------------------------------------------- the small models
