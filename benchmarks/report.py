@@ -97,8 +97,9 @@ SECTIONS = {  # file: title, what a reader has to know; files not named here com
     "photos_presence": ("Presence on photos", "A class that is not in a photo is a prompt for something absent."),
     "segmentation": (
         "What looking once saves",
-        "Text to mask at full size, against the pipeline as tutorials have it, which runs both models for every "
-        "prompt. The models have random weights, which cost the same time as trained ones.",
+        "Text to mask at full size, against what a careful user writes with SamPredictor (one look per photo) and "
+        "against the pipeline as tutorials have it, which runs both models for every prompt. The models have random "
+        "weights, which cost the same time as trained ones.",
     ),
     "video": (
         "Clips",
@@ -135,8 +136,8 @@ HEADLINES = [
     (
         "Text to mask, one photo, five prompts: seconds",
         "segmentation",
-        ("looking once", [1, 5], "AIRL, s"),
-        ("one run per prompt, fp32", [1, 5], "one run per prompt, s"),
+        ("`TextSegmenter`", [1, 5], "AIRL, s"),
+        ("`SamPredictor`, one look too", [1, 5], "one look per photo, s"),
     ),
     (
         "Drawn scenes, embedded models: mean IoU",
