@@ -88,7 +88,8 @@ SECTIONS = {  # file: title, what a reader has to know; files not named here com
     ),
     "presence": (
         "Presence",
-        "Whether the embedded CLIPSeg refuses a prompt for something that is not in the picture.",
+        "Whether the embedded CLIPSeg refuses a prompt for something that is not in the picture, also where scenes are "
+        "drawn in a style that it was not trained on: other sizes, proportions, tints, backgrounds and noise.",
     ),
     "photos": (
         "Seeding on photos",
