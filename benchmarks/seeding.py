@@ -1,7 +1,7 @@
 """How well each way to seed SAM finds what a prompt asks for: on drawn scenes, with the embedded models.
 
     python -m benchmarks.seeding [--scenes 500] [--figure docs/figures/seeding.png]
-    python -m benchmarks.seeding --presence 2000
+    python -m benchmarks.seeding --presence 1000
 
 The scenes' truth is known exactly and their seeds are none that the models were trained on; there are as many of each
 kind, from "convex" (one circle, square or triangle) to "absent" (nothing that fits the prompt). Every way starts from

@@ -1,5 +1,5 @@
-"""Train the small CLIPSeg and the small SAM that come with this package, on the scenes of `airl.scenes.shapes` and, with
---varied, on scenes of `training.variety`, which are drawn with more variety.
+"""Train the small CLIPSeg and the small SAM that come with this package, on the scenes of `airl.scenes.shapes` and,
+with --varied, on those of `training.variety`, which are drawn with more variety.
 
     python -m training.train_tiny --out airl/seg/tiny
 
