@@ -313,6 +313,7 @@ def test_errors(truthful, trained, tmp_path):
 def test_end_to_end_from_text():
     """The small CLIPSeg and the small SAM 2 as they are shipped."""
     tiny, scores = VideoTracker.tiny(device="cpu"), []
+    assert tiny.recipe == TrackingRecipe(threshold=TINY_THRESHOLD, floor=TINY_FLOOR)
     for seed in range(6):
         one = clips.clip(seed, 16, (96, 96), "moving")
         images, ids = one.render()
