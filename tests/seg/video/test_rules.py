@@ -1,6 +1,6 @@
 """Each rule by itself, on clips whose truth is known."""
 
-from dataclasses import asdict
+from dataclasses import FrozenInstanceError, asdict
 
 import cv2
 import numpy as np
@@ -126,6 +126,11 @@ def test_the_recipe_is_the_one_that_was_measured():
         "patience": 20,
         "lost": 16,
     }
+
+
+def test_a_recipe_is_not_changed():
+    with pytest.raises(FrozenInstanceError):
+        TrackingRecipe().every = 3
 
 
 def test_a_recipe_takes_the_limits_of_every_number():

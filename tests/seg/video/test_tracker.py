@@ -15,8 +15,10 @@ import torch
 
 from airl import runtime
 from airl.scenes import clips, shapes
+from airl.seg.pipeline import TINY_FLOOR, TINY_THRESHOLD
 from airl.seg.video.frames import open_clip, write_mp4
 from airl.seg.video.memory import VideoSam2
+from airl.seg.video.rules import TrackingRecipe
 from airl.seg.video.tracker import VideoTracker
 from tests.seg.video.by_colour import ByColour, clip_of, iou
 
