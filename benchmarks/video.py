@@ -107,7 +107,8 @@ def by_sam2_per_frame(tracker: VideoTracker) -> Way:
             tracker.clipseg.set_image(image)
             heatmap = tracker.clipseg.predict([prompt])[0]
             view = tracker.sam2.see(0, image)
-            found.append([tracker.sam2.start(view, seed)[1].mask for seed in find_seeds(heatmap, tracker.recipe)])
+            seeds = [s for s in find_seeds(heatmap, tracker.recipe) if heatmap[s.region].max() >= tracker.recipe.floor]
+            found.append([tracker.sam2.start(view, seed)[1].mask for seed in seeds])
         return linked(found, size)
 
     return way

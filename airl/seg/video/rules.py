@@ -21,7 +21,8 @@ class TrackingRecipe:
     """How CLIPSeg's heat-maps and SAM 2's memory decide about tracks. Areas are shares of the picture."""
 
     every: int = 4  # frames from one asking of the heat-map to the next
-    threshold: float = 0.5  # heat-map to coarse mask, and the least peak at which something counts as present
+    threshold: float = 0.5  # heat-map to coarse mask
+    floor: float = 0.5  # the least peak of a component that starts a track
     min_area: float = 0.002  # of a component that starts a track
     covered: float = 0.3  # a component of which tracks cover more than this share is theirs
     min_agreement: float = 0.2  # a track starts where SAM 2's mask agrees with the component: their IoU
@@ -38,7 +39,7 @@ class TrackingRecipe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")
-        shares = ("threshold", "min_area", "covered", "min_agreement", "better", "confirm")
+        shares = ("threshold", "floor", "min_area", "covered", "min_agreement", "better", "confirm")
         for name in (*shares, "recognize", "alike", "doubled"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:  # NaN, too
@@ -150,10 +151,13 @@ class Rules:
             for one in self.of(prompt):
                 taken |= self.seen[one.id].mask
             for seed in self.seeds[prompt]:
-                if self.is_taken(seed, taken) or seed.region.mean() < self.recipe.min_area:
+                region = seed.region
+                if self.heatmaps[prompt][region].max() < self.recipe.floor or region.mean() < self.recipe.min_area:
+                    continue
+                if self.is_taken(seed, taken):
                     continue
                 memory, seen = self.sam2.start(self.view, seed)
-                if iou(seen.mask, seed.region) < self.recipe.min_agreement:
+                if iou(seen.mask, region) < self.recipe.min_agreement:
                     continue  # SAM 2 does not see there what CLIPSeg sees
                 if (seen.mask & taken).sum() > 0.5 * seen.mask.sum():
                     continue  # or sees a track's object

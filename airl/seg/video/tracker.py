@@ -29,6 +29,7 @@ from airl.files import atomic_write
 from airl.seg import weights
 from airl.seg.clipseg import ClipSeg
 from airl.seg.draw import overlay
+from airl.seg.pipeline import TINY_FLOOR, TINY_THRESHOLD
 from airl.seg.sam3 import is_sam3
 from airl.seg.seeds import box_of
 from airl.seg.video import store
@@ -104,7 +105,8 @@ class VideoTracker:
                 raise FileNotFoundError(
                     f"{folder / path} holds no small model; make it with: python -m training.{script} --out {out}"
                 )
-        return cls.from_pretrained(folder / "video", folder / "clipseg", device, precision)
+        recipe = TrackingRecipe(threshold=TINY_THRESHOLD, floor=TINY_FLOOR)
+        return cls.from_pretrained(folder / "video", folder / "clipseg", device, precision, recipe)
 
     def track(
         self,

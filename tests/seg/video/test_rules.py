@@ -1,6 +1,6 @@
 """Each rule by itself, on clips whose truth is known."""
 
-from dataclasses import asdict
+from dataclasses import FrozenInstanceError, asdict
 
 import cv2
 import numpy as np
@@ -114,6 +114,7 @@ def test_the_recipe_is_the_one_that_was_measured():
     assert asdict(TrackingRecipe()) == {
         "every": 4,
         "threshold": 0.5,
+        "floor": 0.5,
         "min_area": 0.002,
         "covered": 0.3,
         "min_agreement": 0.2,
@@ -125,6 +126,11 @@ def test_the_recipe_is_the_one_that_was_measured():
         "patience": 20,
         "lost": 16,
     }
+
+
+def test_a_recipe_is_not_changed():
+    with pytest.raises(FrozenInstanceError):
+        TrackingRecipe().every = 3
 
 
 def test_a_recipe_takes_the_limits_of_every_number():
@@ -246,3 +252,15 @@ def test_what_no_memory_knows_is_recognized_by_its_colours(begun, monkeypatch):
     assert rules.begin(one.prompt, memory, Seen(np.where(truth[5], 1.0, -1.0), 0.9))
     (again,) = rules.live
     assert again.id == 1 and again.confirmed and again.colours == colours and again.doubt is None
+
+
+def test_a_component_below_the_floor_starts_no_track(begun, monkeypatch):
+    rules, images, truth, _ = begun
+    (one,) = rules.live
+    heatmap = np.where(truth[4], 0.7, 0.0).astype(np.float32)
+    monkeypatch.setattr(rules.clipseg, "predict", lambda prompts: heatmap[None])
+    for floor, starts in ((0.71, False), (0.7, True)):
+        rules.recipe = TrackingRecipe(every=4, floor=floor)
+        rules.live, rules.lost = [], []
+        rules.step(4, images[4])
+        assert bool(rules.live) == starts

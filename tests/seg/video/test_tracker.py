@@ -15,8 +15,10 @@ import torch
 
 from airl import runtime
 from airl.scenes import clips, shapes
+from airl.seg.pipeline import TINY_FLOOR, TINY_THRESHOLD
 from airl.seg.video.frames import open_clip, write_mp4
 from airl.seg.video.memory import VideoSam2
+from airl.seg.video.rules import TrackingRecipe
 from airl.seg.video.tracker import VideoTracker
 from tests.seg.video.by_colour import ByColour, clip_of, iou
 
@@ -313,6 +315,7 @@ def test_errors(truthful, trained, tmp_path):
 def test_end_to_end_from_text():
     """The small CLIPSeg and the small SAM 2 as they are shipped."""
     tiny, scores = VideoTracker.tiny(device="cpu"), []
+    assert tiny.recipe == TrackingRecipe(threshold=TINY_THRESHOLD, floor=TINY_FLOOR)
     for seed in range(6):
         one = clips.clip(seed, 16, (96, 96), "moving")
         images, ids = one.render()
