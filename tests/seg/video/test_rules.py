@@ -8,7 +8,7 @@ import pytest
 
 from airl.seg.video.frames import open_clip
 from airl.seg.video.memory import Seen, VideoSam2
-from airl.seg.video.rules import Followed, Rules, TrackingRecipe, colours_of, compose
+from airl.seg.video.rules import Followed, Rules, TrackingRecipe, colours_of, compose, find_seeds
 from airl.seg.video.store import masks_of
 from tests.seg.video.by_colour import ByColour, clip_of, iou
 
@@ -211,6 +211,18 @@ def test_back_to_the_last_frame_it_is_seen_in_and_taken_back_from_the_first_in_d
     rules.take_back(one)
     assert [bool(masks.read(t)[1]) for t in range(4)] == [False, False, True, False]
     assert rules.tracks[1]["last"] == 2
+
+
+def test_back_no_further_than_it_is_out_of_sight(begun, monkeypatch):
+    rules, images, truth, _ = begun
+    (one,) = rules.live
+    rules.recipe = TrackingRecipe(every=2)
+    rules.view, rules.tracks[1]["last"] = rules.sam2.see(4, images[4]), -1
+    one.memory, _ = rules.sam2.start(rules.view, find_seeds(truth[4].astype(np.float32), rules.recipe)[0])
+    looks, empty = [], Seen(np.full(truth[4].shape, -1.0), 0.0)
+    monkeypatch.setattr(rules.sam2, "follow", lambda memory, view, reverse: looks.append(view.t) or empty)
+    rules.go_back(one)
+    assert looks == [3, 2]  # `every` frames
 
 
 def test_colours_are_a_histogram_of_the_mask():
