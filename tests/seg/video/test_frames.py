@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from airl.scenes import clips
-from airl.seg.video.frames import backwards, open_clip, write_mp4
+from airl.seg.video.frames import FPS, backwards, open_clip, write_mp4
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
@@ -341,3 +341,11 @@ def test_a_film_that_cannot_be_written_says_why(tmp_path, images):
     with pytest.raises(OSError, match=r"could not write .*out.mp4: .*No such file"):
         write_mp4(images, tmp_path / "out.mp4", 10, (tmp_path / "nowhere.mp4", 0.0))
     assert not list(tmp_path.iterdir())
+
+
+def test_animated_pictures_are_known_by_their_file_and_still_ones_have_no_pace(tmp_path):
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pictures[0].save(tmp_path / "two.webp", save_all=True, append_images=pictures[1:], duration=50)
+    pictures[0].save(tmp_path / "one.webp", duration=50)
+    two, one = open_clip(tmp_path / "two.webp"), open_clip(tmp_path / "one.webp")
+    assert two.fps == 20 and one.fps == FPS and two.identity != one.identity
