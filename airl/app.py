@@ -52,7 +52,7 @@ class Models:
     def __init__(self, models: str = "auto", classifier: str | None = None, device: str = "auto"):
         """Load "released" or "tiny" models; "auto" takes the released ones where there is a GPU.
 
-        classifier: a folder that `ViT.save_pretrained` wrote, or a name on the Hub.
+        classifier: a folder that `ViT.save_pretrained` wrote, or a name on the Hub; None is the ViT in the package.
         """
         if models not in ("auto", "released", "tiny"):
             raise ValueError(f"models is {models!r}; expected 'auto', 'released' or 'tiny'")
@@ -71,7 +71,8 @@ class Models:
             )
             self.tracker = seg.VideoTracker.tiny(device=device)
         self.segmenter(self.sams[0])
-        self.classifier = vit.ViT.from_pretrained(classifier).to(self.device.device) if classifier else None
+        self.classifier = vit.ViT.from_pretrained(classifier) if classifier else vit.ViT.tiny()
+        self.classifier.to(self.device.device)
 
     @lru_cache(maxsize=1)  # noqa: B019 (one SAM at a time is held, as long as the page is)
     def segmenter(self, sam: str) -> seg.TextSegmenter:
@@ -87,7 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m airl.app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", default="auto", help="released, tiny or auto: released where there is a GPU")
-    parser.add_argument("--vit", metavar="MODEL", help="what “What is this?” asks: a folder that airl.vit train wrote")
+    parser.add_argument(
+        "--vit", metavar="MODEL", help="what “What is this?” asks: OUT/model of airl.vit train (default: AIRL's ViT)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for the whole network (default: this machine)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
@@ -479,9 +482,6 @@ def _classify(gr, models: Models, queued: dict) -> None:
     from airl.vit import plots
 
     model = models.classifier
-    if model is None:
-        gr.Markdown("No classifier was given: train one with q1 and start the page with `--vit runs/q1/model`.")
-        return
     millions, classes = model.num_parameters / 1e6, ", ".join(model.config.classes)
     gr.Markdown(f"A ViT of {millions:.1f} million parameters answers. It knows {classes}, and nothing else.")
     with gr.Row():

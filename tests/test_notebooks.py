@@ -38,8 +38,9 @@ def test_q1_trains_shows_and_saves(tmp_path, monkeypatch):
     assert "shapes: 4,000 training and 1,000 test images\ncircle, " in text
     assert "last epoch:" in text and "best epoch:" in text
     (out,) = (tmp_path / "out" / "q1").iterdir()
-    names = {"augmentation", "curves", "predictions", "confusion", "per_class", "attention", "positions"}
+    names = {"augmentation", "curves", "predictions", "confusion", "per_class", "attention", "positions", "picture"}
     assert {path.stem for path in out.glob("*.png")} == names
+    assert "it knows airplane, " in text and "the picture is " in text
     shown = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     assert len(shown) == len(set(shown)) == len(names)  # each figure once
     tables = [output["data"].get("text/markdown", "") for output in outputs if "data" in output]

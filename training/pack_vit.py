@@ -4,7 +4,7 @@
     python -m training.pack_vit runs/tiny --data cifar10
 
 Writes the weights, rounded to bf16, their configuration, and training.json: what was run, where and for how long, and
-what the rounded model scores on the test images. Run it where the run was trained and at its commit.
+what the rounded model scores on the test images. Run it where the run was trained.
 """
 
 import argparse
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder that vit.train wrote to")
     parser.add_argument("--data", default="cifar10", help="what it was trained on: cifar10, or an image folder")
+    parser.add_argument("--note", default="", help="anything else that a reader has to know, such as the run's commit")
     parser.add_argument("--out", type=Path, default=Path("airl/vit/tiny"))
     args = parser.parse_args(arguments)
     data = vit.load_dataset(args.data)
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         row |= {"rounded: test accuracy, %": round(100 * report.accuracy, 2)}
         row |= {"rounded: calibration error, %": round(100 * report.ece, 2)}
         note = f"python -m airl.vit train --recipe {row['recipe']} --epochs {row['epochs']} --seed {row['seed']}"
+        note += f"; {args.note}" * bool(args.note)
         told = json.dumps(entry([row], data=args.data, note=note), indent=1, ensure_ascii=False)
         (folder / "training.json").write_text(told + "\n", encoding="utf-8")
     print(report)

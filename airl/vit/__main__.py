@@ -3,6 +3,7 @@
 python -m airl.vit train --data cifar10 --recipe assignment --out runs/q1
 python -m airl.vit evaluate --model runs/q1/model --data cifar10
 python -m airl.vit predict --model runs/q1/model cat.jpg dog.png
+python -m airl.vit predict cat.jpg                                     # the model that comes with AIRL
 """
 
 import argparse
@@ -50,8 +51,19 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _model(args: argparse.Namespace) -> vit.ViT:
+    """The model asked for, on its device; where none is, the package's own, which is announced on stderr."""
+    if args.model is None:
+        model = vit.ViT.tiny()
+        classes = ", ".join(model.config.classes)
+        print(f"the ViT that comes with AIRL, trained on CIFAR-10, knows {classes} and nothing else", file=sys.stderr)
+    else:
+        model = vit.ViT.from_pretrained(args.model)
+    return model.to(runtime.choose(args.device).device)
+
+
 def evaluate(args: argparse.Namespace) -> int:
-    model = vit.ViT.from_pretrained(args.model).to(runtime.choose(args.device).device)
+    model = _model(args)
     size = None if args.data in NAMES else model.config.image_size
     data = vit.load_dataset(args.data, root=args.root, image_size=size)
     report = vit.evaluate(model, data.test)
@@ -62,7 +74,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    model = vit.ViT.from_pretrained(args.model).to(runtime.choose(args.device).device)
+    model = _model(args)
     failed = 0
     for file in args.files:
         try:
@@ -87,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     on_device = argparse.ArgumentParser(add_help=False)
     on_device.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     on_model = argparse.ArgumentParser(add_help=False)
-    on_model.add_argument("--model", required=True, help="a folder that train wrote (OUT/model), or a name on the Hub")
+    on_model.add_argument(
+        "--model", help="a folder that train wrote (OUT/model), or a name on the Hub (default: the one in the package)"
+    )
 
     command = commands.add_parser("train", parents=[on_data, on_device], help="train a model")
     command.add_argument("--recipe", choices=vit.RECIPES, default="assignment", help="default: assignment")
