@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from airl import vit
 from airl.files import atomic_folder
@@ -26,20 +26,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--note", default="", help="anything else that a reader has to know, such as the run's commit")
     parser.add_argument("--out", type=Path, default=Path("airl/vit/tiny"))
     args = parser.parse_args(arguments)
-    data = vit.load_dataset(args.data)
+    data, model = vit.load_dataset(args.data), model_of(args.run)
     row = row_of(args.run, data)
+    rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    model.load_state_dict(rounded)
+    report = vit.evaluate(model, data.test)
+    row |= {"rounded: test accuracy, %": round(100 * report.accuracy, 2)}
+    row |= {"rounded: calibration error, %": round(100 * report.ece, 2)}
+    note = f"python -m airl.vit train --recipe {row['recipe']} --epochs {row['epochs']} --seed {row['seed']}"
+    note += f"; {args.note}" * bool(args.note)
+    told = json.dumps(entry([row], data=args.data, note=note), indent=1, ensure_ascii=False)
     with atomic_folder(args.out) as folder:
-        model_of(args.run).save_pretrained(folder)
+        model.save_pretrained(folder)
         (folder / "README.md").unlink()  # a card for the Hub
-        weights = folder / "model.safetensors"
-        rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in load_file(weights).items()}
-        save_file(rounded, weights, metadata={"format": "pt"})
-        report = vit.evaluate(vit.ViT.from_pretrained(folder), data.test)
-        row |= {"rounded: test accuracy, %": round(100 * report.accuracy, 2)}
-        row |= {"rounded: calibration error, %": round(100 * report.ece, 2)}
-        note = f"python -m airl.vit train --recipe {row['recipe']} --epochs {row['epochs']} --seed {row['seed']}"
-        note += f"; {args.note}" * bool(args.note)
-        told = json.dumps(entry([row], data=args.data, note=note), indent=1, ensure_ascii=False)
+        save_file(rounded, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "training.json").write_text(told + "\n", encoding="utf-8")
     print(report)
 
