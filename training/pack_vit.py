@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     data, model = vit.load_dataset(args.data), model_of(args.run)
     row = row_of(args.run, data)
-    rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    exact = {name: value.contiguous() for name, value in model.state_dict().items()}
+    rounded = {k: v.bfloat16() if v.is_floating_point() else v for k, v in exact.items()}
     model.load_state_dict(rounded)
     report = vit.evaluate(model, data.test)
     row |= {"rounded: test accuracy, %": round(100 * report.accuracy, 2)}
