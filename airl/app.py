@@ -413,9 +413,7 @@ def _cut_out(gr, models: Models, work: Path, queued: dict) -> None:
         return gr.File(str(cut.bundle(labels, folder / "airl.zip")), visible=True)
 
     example.click(scene, None, [picture, prompts])
-    recipe.change(
-        lambda name: (models.recipes[name].threshold, models.recipes[name].seeding), recipe, [threshold, seeding]
-    )
+    recipe.change(recipe_values, recipe, [threshold, seeding])
     gr.on(
         [run.click, prompts.submit],
         _in_words(gr, cut_out),

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from gradio_client import Client, handle_file
 
 from airl import images
 from airl.scenes import shapes
+from benchmarks.large import median_of
 from benchmarks.record import record
 
 SERVER = """
@@ -67,10 +67,10 @@ def visit(options: argparse.Namespace, folder: Path, pid: int) -> dict:
         jobs.append(own)
 
     path, prompt, _ = jobs[0][0]
-    library = [seconds_of(lambda: segmenter(path, prompt)) for _ in range(5)]
+    library = median_of(lambda _: segmenter(path, prompt), 5)
     client = Client(f"http://127.0.0.1:{options.port}", verbose=False)
     ask(client, path, prompt)
-    alone = [seconds_of(lambda: ask(client, path, prompt)) for _ in range(5)]
+    alone = median_of(lambda _: ask(client, path, prompt), 5)
 
     errors, mixed, waits, memory = [], [], [], []
     stop = time.monotonic() + 60 * options.minutes
@@ -101,8 +101,8 @@ def visit(options: argparse.Namespace, folder: Path, pid: int) -> dict:
         print(problem[:300])
     quarter = max(1, len(memory) // 4)
     return {
-        "library alone, s": round(float(np.median(library)), 2),
-        "page alone, s": round(float(np.median(alone)), 2),
+        "library alone, s": library,
+        "page alone, s": alone,
         "visitors": options.visitors,
         "minutes": options.minutes,
         "answers": len(waits),
@@ -118,12 +118,6 @@ def visit(options: argparse.Namespace, folder: Path, pid: int) -> dict:
 def ask(client: Client, path: str, prompt: str) -> tuple:
     """All that the page shows of one picture and prompt."""
     return client.predict(handle_file(path), prompt, "tiny", "best", 0.5, "components", api_name="/cut_out")
-
-
-def seconds_of(function: Callable[[], object]) -> float:
-    start = time.monotonic()
-    function()
-    return time.monotonic() - start
 
 
 def expected_words(one) -> str:

@@ -43,7 +43,7 @@ from airl.scenes import clips
 from airl.seg.metrics import boundary_f, iou
 from airl.seg.pipeline import TextSegmenter
 from airl.seg.video.frames import write_mp4
-from airl.seg.video.rules import find_seeds
+from airl.seg.video.rules import find_seeds, is_sure
 from airl.seg.video.tracker import VideoTracker
 from benchmarks.report import publish
 
@@ -107,7 +107,7 @@ def by_sam2_per_frame(tracker: VideoTracker) -> Way:
             tracker.clipseg.set_image(image)
             heatmap = tracker.clipseg.predict([prompt])[0]
             view = tracker.sam2.see(0, image)
-            seeds = [s for s in find_seeds(heatmap, tracker.recipe) if heatmap[s.region].max() >= tracker.recipe.floor]
+            seeds = [s for s in find_seeds(heatmap, tracker.recipe) if is_sure(heatmap, s.region, tracker.recipe)]
             found.append([tracker.sam2.start(view, seed)[1].mask for seed in seeds])
         return linked(found, size)
 

@@ -132,3 +132,43 @@ def tiny_sam2():
             if weight.ndim > 1:
                 weight.normal_(0, weight[0].numel() ** -0.5)
     return model
+
+
+@pytest.fixture(scope="session")
+def small_sam3(tiny_tokenizer):
+    """A function that makes the configuration of a small SAM 3, and that of its vision encoder as a dict."""
+    from transformers import Sam3Config
+
+    def configuration(width: int, heads: int, queries: int):
+        small, layers = dict(hidden_size=width, num_attention_heads=heads), dict(intermediate_size=32, num_layers=1)
+        vit = dict(intermediate_size=48, num_hidden_layers=2, image_size=56, window_size=2, global_attn_indexes=[1])
+        text = dict(intermediate_size=48, num_hidden_layers=2, projection_dim=16, max_position_embeddings=32)
+        tokens = dict(vocab_size=len(tiny_tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=3)
+        vision = dict(
+            backbone_config=dict(model_type="sam3_vit_model", pretrain_image_size=56, **small, **vit),
+            fpn_hidden_size=width,
+            backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+        )
+        config = Sam3Config(
+            vision_config=vision,
+            text_config=dict(model_type="clip_text_model", **small, **text, **tokens),
+            geometry_encoder_config=dict(**small, **layers),
+            detr_encoder_config=dict(**small, **layers),
+            detr_decoder_config=dict(num_queries=queries, **small, **layers),
+            mask_decoder_config=small,
+        )
+        return config, vision
+
+    return configuration
+
+
+@pytest.fixture(scope="session")
+def tell_apart():
+    @torch.no_grad()
+    def tell_apart(model) -> None:
+        """Let the queries and prompts of a random SAM 3 differ, and its masks have pixels inside and outside."""
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and ("text" in name or "decoder" in name or "scoring" in name):
+                parameter.mul_(4)
+
+    return tell_apart

@@ -17,7 +17,7 @@ import numpy as np
 from airl import images, runtime
 from airl.seg import weights
 from airl.seg.clipseg import ClipSeg, check_prompts, check_templates
-from airl.seg.result import Segmentation
+from airl.seg.result import Segmentation, enlarge_heatmap
 from airl.seg.sam import CHOICES, Segmenter, load_sam
 from airl.seg.seeds import STRATEGIES, Seed, make_seeds
 
@@ -179,14 +179,10 @@ class TextSegmenter:
                 )
         return many[0] if isinstance(prompt, str) else many
 
-    def _heatmap(self, probabilities: np.ndarray) -> np.ndarray:
-        heatmap = images.enlarge(probabilities, self.image.shape[:2])
-        return heatmap.clip(0, 1, out=heatmap)
-
     def _seed(self, probabilities: np.ndarray, recipe: Recipe) -> tuple[tuple[Seed, ...], float]:
         """The seeds and the peak of one prompt; its heat-map and coarse mask, as large as the picture, are not kept."""
         seeding = make_seeds(
-            self._heatmap(probabilities),
+            enlarge_heatmap(probabilities, self.image.shape[:2]),
             recipe.seeding,
             threshold=recipe.threshold,
             floor=recipe.floor,
@@ -199,8 +195,9 @@ class TextSegmenter:
     def _logits(self, maps: np.ndarray, seedings: list[tuple[tuple[Seed, ...], float]]) -> Iterator[np.ndarray]:
         """Each seed's part of the heat-map as the mask prompt SAM takes: float32 (H, W) logits, low outside of it."""
         for probabilities, (seeds, _) in zip(maps, seedings, strict=True):
+            heatmap = enlarge_heatmap(probabilities, self.image.shape[:2]) if seeds else None
             for seed in seeds:
-                p = np.where(seed.region, self._heatmap(probabilities), 0).clip(1e-4, 1 - 1e-4)
+                p = np.where(seed.region, heatmap, 0).clip(1e-4, 1 - 1e-4)
                 yield np.log(p / (1 - p)).astype(np.float32)
 
     def _sam_look(self, image: np.ndarray) -> None:

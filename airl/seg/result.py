@@ -26,6 +26,12 @@ THUMBNAIL = 480  # pixels: the longer side of what a notebook shows of a result
 FILES = ("mask.png", "overlay.jpg", "cutout.png", "result.json")
 
 
+def enlarge_heatmap(probabilities: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """CLIPSeg's probabilities at its own resolution as a heat-map of a picture's size: float32 (H, W) in [0, 1]."""
+    heatmap = images.enlarge(probabilities, size)
+    return heatmap.clip(0, 1, out=heatmap)  # rounding may leave the interval by an ulp
+
+
 @dataclass(frozen=True, eq=False)
 class Instance:
     """One object: the mask that SAM gave for one seed, or that SAM 3 found."""
@@ -82,7 +88,7 @@ class Segmentation:
     @property
     def heatmap(self) -> np.ndarray:
         """CLIPSeg's probabilities, enlarged bilinearly: float32 (H, W) in [0, 1]."""
-        return images.enlarge(self.probabilities, self.size).clip(0, 1)  # rounding may leave the interval by an ulp
+        return enlarge_heatmap(self.probabilities, self.size)
 
     @property
     def coarse(self) -> np.ndarray:

@@ -38,6 +38,24 @@ def is_sam3(name: str | Path) -> bool:
         return str(name) in weights.SAM3
 
 
+def load(model, processor, name: str | Path) -> tuple:
+    """A model of SAM 3, in fp32, and its processor, given transformers' classes of both and "sam3" or a folder.
+
+    Raises ConnectionError where the weights cannot be had.
+    """
+    folder = weights.SAM3.get(str(name), str(Path(name).expanduser()))
+    try:
+        read = weights.from_hub(processor.from_pretrained, folder)
+        return weights.from_hub(partial(model.from_pretrained, dtype=torch.float32), folder), read
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}\n{GATED}") from error
+
+
+def tokens_of(processor, prompt: str):
+    """A prompt as SAM 3 reads it, as its processor does it: 32 tokens, those beyond cut off."""
+    return processor.tokenizer(prompt, padding="max_length", max_length=32, truncation=True, return_tensors="pt")
+
+
 class Sam3Segmenter(TextSegmenter):
     """SAM 3 with its processor.
 
@@ -70,13 +88,7 @@ class Sam3Segmenter(TextSegmenter):
             raise ImportError("SAM 3 is in transformers from 5.0 on: pip install -U transformers") from error
         runtime = choose(device, precision)
         print(f"text to mask: SAM 3 {sam}, on {runtime}")
-        name = weights.SAM3.get(str(sam), str(Path(sam).expanduser()))
-        try:
-            processor = weights.from_hub(Sam3Processor.from_pretrained, name)
-            model = weights.from_hub(partial(Sam3Model.from_pretrained, dtype=torch.float32), name)
-        except ConnectionError as error:
-            raise ConnectionError(f"{error}\n{GATED}") from error
-        return cls(model, processor, recipe, runtime)
+        return cls(*load(Sam3Model, Sam3Processor, sam), recipe, runtime)
 
     @torch.no_grad()
     def set_image(self, picture: images.Picture) -> None:
@@ -108,13 +120,7 @@ class Sam3Segmenter(TextSegmenter):
 
     @torch.no_grad()
     def _find(self, prompt: str, recipe: Recipe) -> Segmentation:
-        tokens = self.processor.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=32,
-            truncation=True,
-            return_tensors="pt",  # as its processor does
-        ).to(self.runtime.device)
+        tokens = tokens_of(self.processor, prompt).to(self.runtime.device)
 
         def forward() -> list[torch.Tensor]:
             out = self.model(

@@ -157,13 +157,12 @@ def attention_overlay(model: ViT, images: Tensor, titles: Sequence[str] = ()) ->
     rollout = _rollout(model, images)
     figure = Figure(figsize=(1.5 * len(images), 3.8))
     axes = figure.subplots(2, len(images), squeeze=False)
-    extent = (-0.5, images.shape[-1] - 0.5, images.shape[-2] - 0.5, -0.5)
     for column, (image, weights) in enumerate(zip(images, rollout, strict=True)):
         for axis in axes[:, column]:
             _show_image(axis, image)
         axes[0, column].set_title(titles[column] if len(titles) else "", fontsize=9)
         axes[1, column].images[0].set_alpha(0.5)
-        axes[1, column].imshow(weights, extent=extent, cmap="inferno", alpha=0.6, interpolation="bilinear")
+        _show_rollout(axes[1, column], weights)
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("attention")
     figure.suptitle("Attention rollout: the brighter a patch, the more it counts for the answer")
@@ -183,7 +182,7 @@ def what_it_is(model: ViT, picture: Picture) -> Figure:
         axis.imshow(image)
         axis.set_title(title)
         axis.set_axis_off()
-    axes[2].imshow(weights, extent=axes[2].images[0].get_extent(), cmap="inferno", alpha=0.6, interpolation="bilinear")
+    _show_rollout(axes[2], weights)
     bars.barh([f"{name}  {value:.0%}" for name, value in zip(names, values, strict=True)], values, color=TRAIN)
     bars.set(xlim=(0, 1), title="what it takes it for")
     bars.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -221,6 +220,11 @@ def _rollout(model: ViT, images: Tensor) -> Tensor:
     maps = model.attention_maps(normalize(images.to(device), model.config.mean, model.config.std))
     model.train(was_training)
     return attention_rollout(maps).cpu()
+
+
+def _show_rollout(axis, weights: Tensor) -> None:
+    """Over the image that an axis shows."""
+    axis.imshow(weights, extent=axis.images[0].get_extent(), cmap="inferno", alpha=0.6, interpolation="bilinear")
 
 
 def _show_image(axis, image: Tensor) -> None:

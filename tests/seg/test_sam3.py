@@ -20,32 +20,12 @@ PROMPTS = ["a red circle", "a blue star", "the photo of a star"]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_tokenizer):
-    from transformers import Sam3Config, Sam3Model
+def model(small_sam3, tell_apart):
+    from transformers import Sam3Model
 
     torch.manual_seed(0)
-    small = dict(hidden_size=32, num_attention_heads=2)
-    layers = dict(intermediate_size=32, num_layers=1)
-    vit = dict(intermediate_size=48, num_hidden_layers=2, image_size=56, window_size=2, global_attn_indexes=[1])
-    text = dict(intermediate_size=48, num_hidden_layers=2, projection_dim=16, max_position_embeddings=32)
-    tokens = dict(vocab_size=len(tiny_tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=3)
-    config = Sam3Config(
-        vision_config=dict(
-            backbone_config=dict(model_type="sam3_vit_model", pretrain_image_size=56, **small, **vit),
-            fpn_hidden_size=32,
-            backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
-        ),
-        text_config=dict(model_type="clip_text_model", **small, **text, **tokens),
-        geometry_encoder_config=dict(**small, **layers),
-        detr_encoder_config=dict(**small, **layers),
-        detr_decoder_config=dict(num_queries=10, **small, **layers),
-        mask_decoder_config=small,
-    )
-    model = Sam3Model(config).eval()
-    with torch.no_grad():  # let queries and prompts differ, and masks have pixels inside and outside
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and ("text" in name or "decoder" in name or "scoring" in name):
-                parameter.mul_(4)
+    model = Sam3Model(small_sam3(width=32, heads=2, queries=10)[0]).eval()
+    tell_apart(model)
     return model
 
 

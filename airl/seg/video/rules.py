@@ -152,7 +152,7 @@ class Rules:
                 taken |= self.seen[one.id].mask
             for seed in self.seeds[prompt]:
                 region = seed.region
-                if self.heatmaps[prompt][region].max() < self.recipe.floor or region.mean() < self.recipe.min_area:
+                if not is_sure(self.heatmaps[prompt], region, self.recipe) or region.mean() < self.recipe.min_area:
                     continue
                 if self.is_taken(seed, taken):
                     continue
@@ -303,6 +303,11 @@ def find_seeds(heatmap: np.ndarray, recipe: TrackingRecipe) -> list[Seed]:
     """One seed for each component of a heat-map, with its box."""
     options = dict(threshold=recipe.threshold, floor=recipe.threshold, min_area=recipe.min_area, box=True)
     return list(make_seeds(heatmap, "components", **options).seeds)
+
+
+def is_sure(heatmap: np.ndarray, region: np.ndarray, recipe: TrackingRecipe) -> bool:
+    """Whether a component of a heat-map, bool (H, W), is enough of a peak to start a track."""
+    return heatmap[region].max() >= recipe.floor
 
 
 def colours_of(image: np.ndarray, mask: np.ndarray) -> list[float]:

@@ -12,7 +12,7 @@ Carion et al. 2025, SAM 3: Segment Anything with Concepts, https://arxiv.org/abs
 """
 
 import warnings
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 
 from airl import runtime
 from airl.seg import weights
-from airl.seg.sam3 import GATED
+from airl.seg.sam3 import load, tokens_of
 from airl.seg.video import store
 from airl.seg.video.frames import Frames
 from airl.seg.video.rules import MAX_ID, TrackingRecipe
@@ -52,13 +52,7 @@ class Sam3Tracker(VideoTracker):
 
         where = runtime.choose(device, precision)
         print(f"text to masks in a clip: SAM 3 {weights.label(sam3)}, on {where}")
-        name = weights.SAM3.get(str(sam3), str(Path(sam3).expanduser()))
-        try:
-            processor = weights.from_hub(Sam3VideoProcessor.from_pretrained, name)
-            model = weights.from_hub(partial(Sam3VideoModel.from_pretrained, dtype=torch.float32), name)
-        except ConnectionError as error:
-            raise ConnectionError(f"{error}\n{GATED}") from error
-        return cls(model, processor, str(sam3), where)
+        return cls(*load(Sam3VideoModel, Sam3VideoProcessor, sam3), str(sam3), where)
 
     @torch.inference_mode()
     def _follow(
@@ -107,13 +101,7 @@ class Sam3Tracker(VideoTracker):
         session = self.processor.init_video_session(inference_device=self.runtime.device, dtype=torch.float32)
         for prompt in prompts:
             number = session.add_prompt(prompt)
-            tokens = self.processor.tokenizer(
-                prompt,
-                padding="max_length",
-                max_length=32,
-                truncation=True,
-                return_tensors="pt",  # as its processor does
-            ).to(self.runtime.device)
+            tokens = tokens_of(self.processor, prompt).to(self.runtime.device)
             session.prompt_input_ids[number] = tokens["input_ids"]
             session.prompt_attention_masks[number] = tokens["attention_mask"]
         # Pointers' positions are shares of the clip's length, if that is less than the pointers there can be.

@@ -14,28 +14,11 @@ FRAMES = 14
 
 
 @pytest.fixture(scope="module")
-def model(tiny_tokenizer):
-    from transformers import Sam3Config, Sam3TrackerVideoConfig, Sam3VideoConfig, Sam3VideoModel
+def model(small_sam3, tell_apart):
+    from transformers import Sam3TrackerVideoConfig, Sam3VideoConfig, Sam3VideoModel
 
     torch.manual_seed(0)
-    small = dict(hidden_size=128, num_attention_heads=4)
-    layers = dict(intermediate_size=32, num_layers=1)
-    vit = dict(intermediate_size=48, num_hidden_layers=2, image_size=56, window_size=2, global_attn_indexes=[1])
-    text = dict(intermediate_size=48, num_hidden_layers=2, projection_dim=16, max_position_embeddings=32)
-    tokens = dict(vocab_size=len(tiny_tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=3)
-    vision = dict(
-        backbone_config=dict(model_type="sam3_vit_model", pretrain_image_size=56, **small, **vit),
-        fpn_hidden_size=128,
-        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
-    )
-    detector = Sam3Config(
-        vision_config=vision,
-        text_config=dict(model_type="clip_text_model", **small, **text, **tokens),
-        geometry_encoder_config=dict(**small, **layers),
-        detr_encoder_config=dict(**small, **layers),
-        detr_decoder_config=dict(num_queries=4, **small, **layers),
-        mask_decoder_config=small,
-    )
+    detector, vision = small_sam3(width=128, heads=4, queries=4)
     memory = Sam3TrackerVideoConfig(
         image_size=56,
         vision_config=dict(model_type="sam3_vision_model", **vision),
@@ -69,10 +52,8 @@ def model(tiny_tokenizer):
         high_iou_thresh=0.2,
     )
     model = Sam3VideoModel(config).eval()
-    with torch.no_grad():  # let queries and prompts differ, and masks have pixels inside and outside
-        for name, parameter in model.detector_model.named_parameters():
-            if parameter.ndim > 1 and ("text" in name or "decoder" in name or "scoring" in name):
-                parameter.mul_(4)
+    tell_apart(model.detector_model)
+    with torch.no_grad():
         for name, parameter in model.tracker_model.named_parameters():
             if parameter.ndim > 1 and ("memory" in name or "mask_decoder" in name):
                 parameter.mul_(3)
