@@ -69,7 +69,7 @@ def read(folder: Path, annotations: Path | None, count: int, seed: int) -> Itera
         yield photo, truths, draw.sample(absent, min(len(truths), len(absent)))
 
 
-def measure(segmenter: TextSegmenter, photos, total: int) -> tuple[list[dict], list[dict], int]:
+def measure(segmenter: TextSegmenter, photos, total: int, tile: int = 0) -> tuple[list[dict], list[dict], int]:
     """Rows of the two tables, and how many photos there were."""
     from tqdm.auto import tqdm
 
@@ -78,10 +78,14 @@ def measure(segmenter: TextSegmenter, photos, total: int) -> tuple[list[dict], l
     for photo, truths, absent in tqdm(photos, total=total, unit="photo", disable=None):
         count += 1
         segmenter.set_image(photo)
-        peaks["absent"] += [float(one.peak) for one in segmenter.segment(absent, floor=1.0)] if absent else []
+        peaks["absent"] += (
+            [float(one.peak) for one in segmenter.segment(absent, floor=1.0, tile=tile)] if absent else []
+        )
         for threshold in THRESHOLDS if truths else ():
             for way, recipe in WAYS.items():
-                asked = segmenter.segment(list(truths), **vars(replace(recipe, threshold=threshold, floor=0.0)))
+                asked = segmenter.segment(
+                    list(truths), **vars(replace(recipe, threshold=threshold, floor=0.0, tile=tile))
+                )
                 for one in asked:
                     scores[threshold][way].append(iou(one.mask, truths[one.prompt]))
             # The coarse masks and the peaks are the same for all ways.
@@ -119,6 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sam", default="vit_h")
     parser.add_argument("--tiny", action="store_true", help="the embedded models, which know drawn scenes alone")
+    parser.add_argument("--tile", type=int, default=0, help="pixels: look at overlapping tiles, too (default: do not)")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(arguments)
     segmenter = (
@@ -127,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         else TextSegmenter.from_pretrained(args.sam, device=args.device)
     )
     photos = read(args.folder, args.annotations, args.photos, args.seed)
-    masks, presence, count = measure(segmenter, photos, args.photos)
+    masks, presence, count = measure(segmenter, photos, args.photos, args.tile)
     said = {
         "data": f"{count} photos of {args.folder.name}, drawn with seed {args.seed}",
         "note": "the embedded models" if args.tiny else f"CLIPSeg rd64-refined and SAM {args.sam}",

@@ -74,6 +74,10 @@ SECTIONS = {  # file: title, what a reader has to know; files not named here com
         "One point in the middle cannot mean several objects, and it falls beside a ring or a crescent.\n\n"
         "![The same scenes cut in four ways, and bars of the mean IoU by kind of scene](figures/seeding.png)",
     ),
+    "small_things": (
+        "Small things in large pictures",
+        "With and without `tile`, which looks at overlapping tiles, too, and points SAM at a small thing on its tile.",
+    ),
     "refine": (
         "Corrections by points",
         "How far `segmenter.refine` comes with a few points, each in the middle of the larger error.",

@@ -169,7 +169,7 @@ class _Placed:
         return distance
 
 
-def scene(seed: int, size: tuple[int, int] = (256, 256), kind: str | None = None) -> Scene:
+def scene(seed: int, size: tuple[int, int] = (256, 256), kind: str | None = None, scale: float = 1) -> Scene:
     """Draw a scene of several coloured shapes on a textured background.
 
     seed: not negative; the same arguments give the same scene. size: (H, W), each at least 32. kind: what
@@ -180,6 +180,8 @@ def scene(seed: int, size: tuple[int, int] = (256, 256), kind: str | None = None
     - "several": two to four objects, apart from each other
     - "touching": one object of any shape, which one or two others touch and may partly cover
     - "absent": nothing that is there; half of the time its colour is, and so is its shape, but not together
+
+    scale: of the objects' radii, which else are a tenth to a quarter of the picture's shorter side.
 
     Other objects often share the prompt's colour or its shape. Raises ValueError for an unknown kind or a
     size that is too small.
@@ -218,13 +220,14 @@ def scene(seed: int, size: tuple[int, int] = (256, 256), kind: str | None = None
     else:
         wanted = [another(fits=False)]
     for look in wanted:
-        _place(rng, placed, size, look, (0.13, 0.26) if len(wanted) == 1 else (0.11, 0.18), needed=True)
+        radii = (0.13, 0.26) if len(wanted) == 1 else (0.11, 0.18)
+        _place(rng, placed, size, look, scale * np.array(radii), needed=True)
     if kind == "touching":
         target = placed[0]
         for _ in range(rng.integers(1, 3)):
-            _place_touching(rng, placed, target, size, another(fits=False))
+            _place_touching(rng, placed, target, size, another(fits=False), scale * np.array((0.1, 0.2)))
     for _ in range(rng.integers(0, 4)):
-        _place(rng, placed, size, another(fits=False), (0.09, 0.2), needed=False)
+        _place(rng, placed, size, another(fits=False), scale * np.array((0.09, 0.2)), needed=False)
 
     order = rng.permutation(len(placed))
     return _draw_scene(rng, [placed[i] for i in order], size, kind, phrase(*asked))
@@ -243,11 +246,11 @@ def _place(rng, placed: list[_Placed], size, look, radii: tuple[float, float], n
         radius *= 0.9
 
 
-def _place_touching(rng, placed: list[_Placed], target: _Placed, size, look) -> None:
+def _place_touching(rng, placed: list[_Placed], target: _Placed, size, look, radii) -> None:
     """Add an object that comes from a random side and stops as it meets, or slightly overlaps, `target`."""
     inside = target.distance(size) <= 0
     for angle in rng.uniform(0, 2 * np.pi, 40):
-        radius = rng.uniform(0.1, 0.2) * min(size)
+        radius = rng.uniform(*radii) * min(size)
         way = np.array([np.cos(angle), np.sin(angle)])
         other = _Placed(*look, target.center, radius, rng.uniform(-TURN, TURN))
         for gap in np.arange(target.radius + radius, 0, -1):

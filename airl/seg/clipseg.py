@@ -8,7 +8,8 @@ Lüddecke & Ecker 2022, Image Segmentation Using Text and Image Prompts, https:/
 is transformers' `CLIPSegForImageSegmentation`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from airl.runtime import Runtime, choose
 from airl.seg import weights
 from airl.seg.precision import compute
 
-CHUNK = 32  # prompts that are decoded at once
+CHUNK = 32  # prompts that are decoded at once, or pictures that are seen at once
 
 
 class ClipSeg:
@@ -108,13 +109,35 @@ class ClipSeg:
         templates = check_templates(templates)
         if not prompts:
             return np.empty((0, *self.size), np.float32)
-        phrases = [template.replace("{}", prompt) for prompt in prompts for template in templates]
 
         def forward() -> list[Tensor]:
-            embeddings = self.embed(phrases).unflatten(0, (len(prompts), len(templates))).mean(1)
+            embeddings = self._conditions(prompts, templates)
             return [self.decode(self.activations, part).float().sigmoid() for part in embeddings.split(CHUNK)]
 
         return torch.cat(list(compute("CLIPSeg's decoder", self.runtime, forward))).cpu().numpy()
+
+    @torch.no_grad()
+    def probabilities_of(
+        self, pictures: Iterable[np.ndarray], prompts: Sequence[str], templates: Sequence[str] = ("{}",)
+    ) -> Iterator[np.ndarray]:
+        """`probabilities`, float32 (P, h, w), of one picture after the other, seen by the batch; the one set stays."""
+        (embeddings,) = compute(
+            "CLIPSeg's text tower", self.runtime, lambda: [self._conditions(prompts, templates).float()]
+        )
+        pictures = iter(pictures)
+        while some := list(islice(pictures, CHUNK)):
+            pixels = torch.cat([self.pixels(picture) for picture in some]).to(self.runtime.device)
+
+            def forward(pixels: Tensor = pixels) -> list[Tensor]:
+                activations = self.look(pixels)
+                return [self.decode(activations, one.expand(len(pixels), -1)).sigmoid() for one in embeddings]
+
+            yield from torch.stack(list(compute("CLIPSeg", self.runtime, forward)), 1).float().cpu().numpy()
+
+    def _conditions(self, prompts: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Each prompt's conditional embedding, the mean over the templates: (P, projection_dim)."""
+        phrases = [template.replace("{}", prompt) for prompt in prompts for template in templates]
+        return self.embed(phrases).unflatten(0, (len(prompts), len(templates))).mean(1)
 
     def predict(self, prompts: Iterable[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
         """Heat-maps, float32 (P, H, W): `probabilities`, enlarged bilinearly to the size of the picture set."""

@@ -1,9 +1,9 @@
 """From a picture and a text prompt to a mask: CLIPSeg, a threshold, seeds, SAM.
 
-    segmenter = TextSegmenter.from_pretrained(sam="vit_h")
-    one = segmenter("photo.jpg", "a person")
-    one.found, one.score, one.mask
-    one.save("out/")
+segmenter = TextSegmenter.from_pretrained(sam="vit_h")
+one = segmenter("photo.jpg", "a person")
+one.found, one.score, one.mask
+one.save("out/")
 """
 
 import threading
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from airl import images, runtime
-from airl.seg import weights
+from airl.seg import tiles, weights
 from airl.seg.clipseg import ClipSeg, check_prompts, check_templates
 from airl.seg.result import Segmentation, enlarge_heatmap
-from airl.seg.sam import CHOICES, Segmenter, load_sam
+from airl.seg.sam import CHOICES, Candidates, Segmenter, load_sam
 from airl.seg.seeds import STRATEGIES, Seed, make_seeds
 
 Point = tuple[float, float]
@@ -38,6 +38,7 @@ class Recipe:
     choice: str = "score"  # which of SAM's masks: by its predicted quality, its agreement (IoU) with the seed's
     #                        region of the coarse mask, or by both (their product)
     templates: tuple[str, ...] = ("{}",)  # phrasings over which CLIPSeg's embedding of the prompt is averaged
+    tile: int = 0  # look at overlapping tiles of so many pixels, too, for small things in a large picture; 0: do not
 
     def __post_init__(self):
         """Raises ValueError, which names the field, for a value that is not as above."""
@@ -51,8 +52,10 @@ class Recipe:
         for name in ("box", "mask_prompt"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False")
-        if not isinstance(self.negatives, Integral) or self.negatives < 0:
-            raise ValueError(f"negatives is {self.negatives!r}; expected a whole number of points, 0 or more")
+        for name, unit in (("negatives", "points"), ("tile", "pixels")):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 0:
+                raise ValueError(f"{name} is {value!r}; expected a whole number of {unit}, 0 or more")
         object.__setattr__(self, "templates", check_templates(self.templates))
 
 
@@ -154,13 +157,13 @@ class TextSegmenter:
             if self.image is None:
                 raise RuntimeError("no picture to segment: call set_image before segment")
             maps = self.clipseg.probabilities(prompts, recipe.templates)
+            cover = tiles.cover(self.image.shape[:2], recipe.tile)
+            if cover and prompts:
+                maps = self._join(maps, cover, prompts, recipe)
             seedings = [self._seed(probabilities, recipe) for probabilities in maps]
             seeds = [seed for seeds, _ in seedings for seed in seeds]
-            offered, many = iter(()), []
-            if seeds:
-                self._sam_look(self.image)
-                guesses = self._logits(maps, seedings) if recipe.mask_prompt else None
-                offered = iter(self.sam.predict_many(seeds, guesses))
+            guesses = self._logits(maps, seedings) if recipe.mask_prompt else None
+            offered, many = iter(self._ask(seeds, guesses, cover)), []
             for one, probabilities, (seeds, peak) in zip(prompts, maps, seedings, strict=True):
                 candidates = tuple(next(offered) for _ in seeds)
                 chosen = (each.choose(seed.region, recipe.choice) for each, seed in zip(candidates, seeds, strict=True))
@@ -179,16 +182,49 @@ class TextSegmenter:
                 )
         return many[0] if isinstance(prompt, str) else many
 
+    def _join(self, maps: np.ndarray, cover: list[tiles.Tile], prompts: list[str], recipe: Recipe) -> list[np.ndarray]:
+        """Each prompt's heat-map, (h, w), joined with those of the tiles: float32 (H, W)."""
+        seen = self.clipseg.probabilities_of((self.image[tile] for tile in cover), prompts, recipe.templates)
+        by_prompt = zip(*seen, strict=True)  # of each prompt, one heat-map per tile
+        return [
+            tiles.join(whole, zip(cover, parts, strict=True), self.image.shape[:2], recipe.threshold, recipe.floor)
+            for whole, parts in zip(maps, by_prompt, strict=True)
+        ]
+
+    def _ask(
+        self, seeds: list[Seed], guesses: Iterable[np.ndarray] | None, cover: list[tiles.Tile]
+    ) -> list[Candidates]:
+        """What SAM offers for each seed, on the whole picture or, of a small thing, on a tile."""
+        by_tile: dict[int | None, list[int]] = {}
+        for i, seed in enumerate(seeds):
+            by_tile.setdefault(tiles.number_of(seed, cover), []).append(i)
+        if list(by_tile) == [None]:
+            self._sam_look(self.image)
+            return self.sam.predict_many(seeds, guesses)
+        guesses = None if guesses is None else list(guesses)
+        found: dict[int, Candidates] = {}
+        for number, some in by_tile.items():
+            part = np.s_[:, :] if number is None else cover[number]
+            self._sam_look(self.image if number is None else np.ascontiguousarray(self.image[part]))
+            offered = self.sam.predict_many(
+                [seeds[i] if number is None else tiles.crop(seeds[i], part) for i in some],
+                None if guesses is None else [guesses[i][part] for i in some],
+            )
+            for i, candidates in zip(some, offered, strict=True):
+                found[i] = candidates if number is None else tiles.paste(candidates, part, self.image.shape[:2])
+        return [found[i] for i in range(len(seeds))]
+
     def _seed(self, probabilities: np.ndarray, recipe: Recipe) -> tuple[tuple[Seed, ...], float]:
         """The seeds and the peak of one prompt; its heat-map and coarse mask, as large as the picture, are not kept."""
+        H, W = self.image.shape[:2]
         seeding = make_seeds(
-            enlarge_heatmap(probabilities, self.image.shape[:2]),
+            enlarge_heatmap(probabilities, (H, W)),
             recipe.seeding,
             threshold=recipe.threshold,
             floor=recipe.floor,
             box=recipe.box,
             negatives=recipe.negatives,
-            min_area=recipe.min_area,
+            min_area=recipe.min_area * (min(1, recipe.tile**2 / (H * W)) if recipe.tile else 1),  # of what was seen
         )
         return seeding.seeds, seeding.peak
 
