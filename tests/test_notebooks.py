@@ -1,5 +1,6 @@
 """The notebooks, run from the first cell to the last in a real kernel, in their quick profile."""
 
+import json
 import re
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def test_q2_shows_every_step_and_saves(tmp_path, monkeypatch):
     assert {path.stem for path in out.glob("*.png")} == names
     assert {path.name for path in (out / "mask").iterdir()} == {"mask.png", "overlay.jpg", "cutout.png", "result.json"}
     assert sum("image/png" in output.get("data", {}) for output in outputs) == len(names)
+    assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 2, "the folder's pictures"
+    data = json.loads((out / "data" / "coco.json").read_text())
+    assert len(data["images"]) == 2 and len(data["annotations"]) >= 2
     plain = [output["data"].get("text/plain", "") for output in outputs if "data" in output]
     assert any("Text(value='a red circle', " in one for one in plain), "the explorer"
     assert not any("Loading weights" in one for one in [text, *plain])

@@ -80,12 +80,10 @@ class Sam3Segmenter(TextSegmenter):
     ) -> "Sam3Segmenter":
         """Load "sam3", downloading it if it is not on this machine yet, or a folder that transformers saved.
 
-        Raises ImportError for a transformers that has no SAM 3, ConnectionError where the weights cannot be had.
+        Raises ConnectionError where the weights cannot be had.
         """
-        try:
-            from transformers import Sam3Model, Sam3Processor
-        except ImportError as error:
-            raise ImportError("SAM 3 is in transformers from 5.0 on: pip install -U transformers") from error
+        from transformers import Sam3Model, Sam3Processor
+
         runtime = choose(device, precision)
         print(f"text to mask: SAM 3 {sam}, on {runtime}")
         return cls(*load(Sam3Model, Sam3Processor, sam), recipe, runtime)
