@@ -46,7 +46,8 @@ def test_an_object_more_and_one_less(segmenter, scene):
     assert len(less.instances) == 2 and (less.mask == one.mask).all()
 
 
-def test_points_go_to_the_nearest_instance_with_all_that_sam_was_told(segmenter, scene, monkeypatch):
+def test_points_go_to_the_nearest_instance_with_all_that_sam_was_told(segmenter, monkeypatch):
+    scene = shapes.scene(14, (96, 128), "several")
     one = segmenter(scene.image, scene.prompt)
     asked, predict = [], segmenter.sam.predict
 
@@ -93,7 +94,7 @@ def test_another_picture_in_between(segmenter, scene):
     assert again.size == (64, 64) and (again.mask == segmenter(other.image, other.prompt).mask).all()
 
 
-@pytest.mark.parametrize("number, kind", [(1, "touching"), (6, "several"), (30, "several"), (50, "concave")])
+@pytest.mark.parametrize("number, kind", [(5, "touching"), (6, "several"), (13, "several"), (31, "concave")])
 def test_a_point_helps_where_a_scene_was_cut_badly(segmenter, number, kind):
     scene = shapes.scene(number, (96, 128), kind)
     truth, one = scene.truth(scene.prompt), segmenter(scene.image, scene.prompt)
