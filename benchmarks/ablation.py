@@ -83,7 +83,7 @@ ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (o
     "class token": ({}, {"pool": "class"}, None),
     "a quarter of the patches dropped": ({"patch_drop": 0.25}, {}, None),
     "no patch dropped": ({"patch_drop": 0.0}, {}, None),
-    "AutoAugment": ({"auto_augment": True}, {}, None),
+    "no AutoAugment": ({"auto_augment": False}, {}, None),
     "mixup and cutmix": ({"mixup_alpha": 0.8, "cutmix_alpha": 1.0}, {}, None),
     "random erasing": ({"random_erasing": 0.25}, {}, None),
     "drop path": ({}, {"drop_path": 0.1}, None),
