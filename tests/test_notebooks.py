@@ -67,7 +67,7 @@ def test_q2_shows_every_step_and_saves(tmp_path, monkeypatch):
     assert sum("image/png" in output.get("data", {}) for output in outputs) == len(names)
     assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 2, "the folder's pictures"
     data = json.loads((out / "data" / "coco.json").read_text())
-    assert len(data["images"]) == 2 and len(data["annotations"]) >= 2
+    assert len(data["images"]) == 2 and len(data["annotations"]) >= 4, "two circles in each"
     plain = [output["data"].get("text/plain", "") for output in outputs if "data" in output]
     assert any("Text(value='a red circle', " in one for one in plain), "the explorer"
     assert not any("Loading weights" in one for one in [text, *plain])
