@@ -132,12 +132,6 @@ HEADLINES = [
         ("8 times as large, as JPEG", ["enlarged, JPEG of quality 90"], "accuracy, %"),
     ),
     (
-        "JPEG copy of CIFAR-10, one core: minutes to 60% accuracy",
-        "time_to_accuracy",
-        ("recipe `fast` when it had 12 passes", ["fast"], "to 60%, min"),
-        ("timm of the same size, AdamW, cosine", ["timm"], "to 60%, min"),
-    ),
-    (
         "Training the assignment's model: images/s",
         "train_step",
         ("AIRL", ["AIRL"], "images/s"),
