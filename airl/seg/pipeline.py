@@ -184,11 +184,16 @@ class TextSegmenter:
 
     def _join(self, maps: np.ndarray, cover: list[tiles.Tile], prompts: list[str], recipe: Recipe) -> list[np.ndarray]:
         """Each prompt's heat-map, (h, w), joined with those of the tiles: float32 (H, W)."""
+        sure: list[list[tuple[tiles.Tile, np.ndarray]]] = [[] for _ in prompts]  # only what counts is kept in memory
         seen = self.clipseg.probabilities_of((self.image[tile] for tile in cover), prompts, recipe.templates)
-        by_prompt = zip(*seen, strict=True)  # of each prompt, one heat-map per tile
+        for tile, heatmaps in zip(cover, seen, strict=True):
+            for of_prompt, heatmap in zip(sure, heatmaps, strict=True):
+                if heatmap.max() >= recipe.floor:
+                    of_prompt.append((tile, heatmap.copy()))
+        size = self.image.shape[:2]
         return [
-            tiles.join(whole, zip(cover, parts, strict=True), self.image.shape[:2], recipe.threshold, recipe.floor)
-            for whole, parts in zip(maps, by_prompt, strict=True)
+            tiles.join(whole, parts, size, recipe.threshold, recipe.floor)
+            for whole, parts in zip(maps, sure, strict=True)
         ]
 
     def _ask(

@@ -67,7 +67,7 @@ class Segmentation:
 
     image: np.ndarray  # uint8 (H, W, 3) RGB
     prompt: str
-    probabilities: np.ndarray  # float32 (h, w), what CLIPSeg gave
+    probabilities: np.ndarray  # float32 (h, w), what CLIPSeg gave; joined with what it saw in tiles, (H, W)
     threshold: float  # heat-map to coarse mask
     floor: float  # what the peak has to reach for the object to count as present
     peak: float  # the heat-map's highest probability; of SAM 3, its presence score

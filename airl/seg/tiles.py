@@ -42,9 +42,8 @@ def join(
     """
     joined = np.zeros(size, np.float32)
     for tile, heatmap in tiles:
-        if heatmap.max() >= floor:
-            part = joined[tile]
-            np.maximum(part, images.enlarge(_uncut(heatmap, tile, size, threshold, floor), part.shape), out=part)
+        part = joined[tile]
+        np.maximum(part, images.enlarge(_uncut(heatmap, tile, size, threshold, floor), part.shape), out=part)
     if whole.max() >= floor or not joined.any():
         np.maximum(joined, images.enlarge(whole, size), out=joined)
     return joined.clip(0, 1, out=joined)  # rounding may leave the interval by an ulp

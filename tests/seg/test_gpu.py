@@ -96,6 +96,14 @@ def test_the_embedded_models_give_the_cpus_masks(a100, recipe):
 
 
 @pretended
+def test_tiles_give_the_cpus_masks(a100):
+    there, here = (seg.TextSegmenter.tiny("best", device=device) for device in ("cuda", "cpu"))
+    scene = shapes.scene(4, (240, 300), "several", scale=0.25)
+    one, other = (segmenter(scene.image, scene.prompt, tile=128) for segmenter in (there, here))
+    assert len(one.seeds) > 1 and (one.mask == other.mask).all()
+
+
+@pretended
 def test_sam2(gpu, scene, tiny_sam2):
     places = runtime.choose(), runtime.choose("cpu", "fp32")
     sam2, other = (SegmentAnything2(copy.deepcopy(tiny_sam2), where) for where in places)
