@@ -78,9 +78,9 @@ def measure(segmenter: TextSegmenter, photos, total: int, tile: int = 0) -> tupl
     for photo, truths, absent in tqdm(photos, total=total, unit="photo", disable=None):
         count += 1
         segmenter.set_image(photo)
-        peaks["absent"] += (
-            [float(one.peak) for one in segmenter.segment(absent, floor=1.0, tile=tile)] if absent else []
-        )
+        if absent:  # at a floor of 1 SAM is not asked, and of tiles nothing counts
+            asked = segmenter.segment(absent, threshold=THRESHOLDS[-1], floor=0.0 if tile else 1.0, tile=tile)
+            peaks["absent"] += [float(one.peak) for one in asked]
         for threshold in THRESHOLDS if truths else ():
             for way, recipe in WAYS.items():
                 asked = segmenter.segment(
