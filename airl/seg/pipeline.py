@@ -1,9 +1,9 @@
 """From a picture and a text prompt to a mask: CLIPSeg, a threshold, seeds, SAM.
 
-segmenter = TextSegmenter.from_pretrained(sam="vit_h")
-one = segmenter("photo.jpg", "a person")
-one.found, one.score, one.mask
-one.save("out/")
+    segmenter = TextSegmenter.from_pretrained(sam="vit_h")
+    one = segmenter("photo.jpg", "a person")
+    one.found, one.score, one.mask
+    one.save("out/")
 """
 
 import threading
@@ -209,14 +209,18 @@ class TextSegmenter:
         guesses = None if guesses is None else list(guesses)
         found: dict[int, Candidates] = {}
         for number, some in by_tile.items():
-            part = np.s_[:, :] if number is None else cover[number]
-            self._sam_look(self.image if number is None else np.ascontiguousarray(self.image[part]))
-            offered = self.sam.predict_many(
-                [seeds[i] if number is None else tiles.crop(seeds[i], part) for i in some],
-                None if guesses is None else [guesses[i][part] for i in some],
-            )
-            for i, candidates in zip(some, offered, strict=True):
-                found[i] = candidates if number is None else tiles.paste(candidates, part, self.image.shape[:2])
+            those, hints = [seeds[i] for i in some], guesses and [guesses[i] for i in some]
+            if number is None:
+                self._sam_look(self.image)
+                offered = self.sam.predict_many(those, hints)
+            else:
+                tile = cover[number]
+                self._sam_look(np.ascontiguousarray(self.image[tile]))
+                offered = self.sam.predict_many(
+                    [tiles.crop(seed, tile) for seed in those], hints and [hint[tile] for hint in hints]
+                )
+                offered = [tiles.paste(each, tile, self.image.shape[:2]) for each in offered]
+            found.update(zip(some, offered, strict=True))
         return [found[i] for i in range(len(seeds))]
 
     def _seed(self, probabilities: np.ndarray, recipe: Recipe) -> tuple[tuple[Seed, ...], float]:

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from airl import images
+from airl.seg.result import enlarge_heatmap
 from airl.seg.sam import Candidates
 from airl.seg.seeds import PackedMask, Seed, box_of
 
@@ -43,10 +43,10 @@ def join(
     joined = np.zeros(size, np.float32)
     for tile, heatmap in tiles:
         part = joined[tile]
-        np.maximum(part, images.enlarge(_uncut(heatmap, tile, size, threshold, floor), part.shape), out=part)
+        np.maximum(part, enlarge_heatmap(_uncut(heatmap, tile, size, threshold, floor), part.shape), out=part)
     if whole.max() >= floor or not joined.any():
-        np.maximum(joined, images.enlarge(whole, size), out=joined)
-    return joined.clip(0, 1, out=joined)  # rounding may leave the interval by an ulp
+        np.maximum(joined, enlarge_heatmap(whole, size), out=joined)
+    return joined
 
 
 def _uncut(heatmap: np.ndarray, tile: Tile, size: tuple[int, int], threshold: float, floor: float) -> np.ndarray:
