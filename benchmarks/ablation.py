@@ -11,6 +11,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from torch import nn
 from airl import vit
 from airl.vit import ViT
 from airl.vit.data import Dataset
+from airl.vit.model import PatchDrop
 from benchmarks.analysis import hold_out
 from benchmarks.report import publish
 
@@ -76,6 +78,61 @@ class Side(nn.ModuleList):
         return torch.cat([part(x) for part in self], dim=-1)
 
 
+def rotate_queries_and_keys(model: ViT) -> None:
+    """2-D rotary positions: half of a head's pairs turn with the patch's row, half with its column.
+
+    Heo et al. 2024, Rotary Position Embedding for Vision Transformer, https://arxiv.org/abs/2403.13298
+    """
+    side = model.config.image_size // model.config.patch_size
+    quarter = model.config.dim // model.config.heads // 4
+    rates = 100.0 ** (-torch.arange(quarter) / quarter)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = torch.cat([place.reshape(-1, 1) * rates for place in (rows, columns)], dim=1)  # (T, 2 * quarter)
+    turn = torch.stack([angles.cos(), angles.sin()])[:, None, None]  # (2, 1, 1, T, 2 * quarter)
+    kept = [turn]
+
+    class Remember(PatchDrop):
+        """PatchDrop that tells which tokens are left."""
+
+        def forward(self, x):
+            places = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)[:, :, None]
+            both = super().forward(torch.cat([x, places.to(x.dtype)], dim=2))
+            kept[0] = turn[:, 0, 0, both[:, :, -1].long()][:, :, None]  # (2, B, 1, kept, 2 * quarter)
+            return both[:, :, :-1]
+
+    def rotated(x):
+        cos, sin = kept[0].to(x.dtype)
+        even, odd = x.chunk(2, dim=-1)
+        return torch.cat([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+
+    def project(x, plain):
+        q, k, v = plain(x)
+        return rotated(q), rotated(k), v
+
+    model.patch_drop = Remember()
+    for block in model.blocks:
+        block.attn.project = partial(project, plain=block.attn.project)
+
+
+class AttentionPool(nn.Module):
+    """The tokens' mean, weighted by a softmax over a linear map: (B, T, dim) to (B, 1, dim).
+
+    Hassani et al. 2021, Escaping the Big Data Paradigm with Compact Transformers, https://arxiv.org/abs/2104.05704
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.score = nn.Linear(dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.score(x).softmax(dim=1).mT @ x.to(torch.float32)
+
+
+def pool_by_attention(model: ViT) -> None:
+    """Attention pooling in place of the mean."""
+    model.norm = nn.Sequential(model.norm, AttentionPool(model.config.dim))
+
+
 ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (of TRAIN, of MODEL, to the model)
     "kept": ({}, {}, None),
     "stem that halves at once": ({}, {}, halve_at_once),
@@ -94,6 +151,8 @@ ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (o
     "cosine schedule": ({"schedule": "cosine"}, {}, None),
     "batch 64": ({"batch_size": 64}, {}, None),
     "a matrix each for q, k and v": ({}, {}, split_projections),
+    "2-D rotary positions": ({}, {}, rotate_queries_and_keys),
+    "attention pooling": ({}, {}, pool_by_attention),
     "QK-norm": ({}, {}, normalize_queries_and_keys),
     "other initial weights": ({}, {}, other_init),
 }
