@@ -8,6 +8,7 @@ No figure of these is typed by hand: change the JSON by running its benchmark, t
 import json
 import math
 import re
+from collections.abc import Sequence
 from itertools import groupby
 
 from airl.files import atomic_write
@@ -181,11 +182,10 @@ def headlines(results: dict[str, list[dict]]) -> str:
     """The table of README.md. Raises LookupError where a row that it names is no longer recorded."""
     rows = []
     for what, name, *sides in HEADLINES:
-        found = [_find(results, name, begins, column) for _, begins, column in sides]
-        places = max(_places(value) for value, _ in found)
-        mine, other = (f"{_text(value, places)} ({side[0]})" for (value, _), side in zip(found, sides, strict=True))
+        one, found = _find(results, name, sides)
+        places = max(map(_places, found))
+        mine, other = (f"{_text(value, places)} ({side[0]})" for value, side in zip(found, sides, strict=True))
         link = f"[{what}](docs/results.md#{_anchor(SECTIONS[name][0])})"
-        one = found[0][1]
         rows.append({"measured": link, "AIRL": mine, "beside it": other, "on": f"{one['machine']}, {one['date']}"})
     return table(rows)
 
@@ -202,14 +202,22 @@ def times(results: dict[str, list[dict]]) -> str:
     return f"200 epochs of `assignment` take {' or '.join(hours.values())}."
 
 
-def _find(results: dict[str, list[dict]], name: str, begins: list[Value], column: str) -> tuple[Value, dict]:
-    """What the newest record says in `column` of the first row whose values begin as named, and that record."""
+def _find(results: dict[str, list[dict]], name: str, sides: Sequence[tuple[str, list[Value], str]]) -> tuple:
+    """The newest record that has every side's column, and for each side what the first row says in it whose values
+    begin as named."""
     for one in sorted(results.get(name, []), key=lambda one: one["date"], reverse=True):
-        for row in one["rows"]:
-            values = zip(row.values(), begins, strict=False)
-            if row.get(column) is not None and all(re.match(rf"{re.escape(str(b))}\b", str(a)) for a, b in values):
-                return row[column], one
-    raise LookupError(f"README's table wants {column!r} of {begins}, which benchmarks/results/{name}.json lacks")
+        found = [_value(one["rows"], begins, column) for _, begins, column in sides]
+        if None not in found:
+            return one, found
+    raise LookupError(f"README's table wants {sides}, which benchmarks/results/{name}.json lacks")
+
+
+def _value(rows: list[dict], begins: list[Value], column: str) -> Value:
+    for row in rows:
+        values = zip(row.values(), begins, strict=False)
+        if row.get(column) is not None and all(re.match(rf"{re.escape(str(b))}\b", str(a)) for a, b in values):
+            return row[column]
+    return None
 
 
 def _section(name: str, records: list[dict]) -> str:

@@ -5,6 +5,7 @@ import torch
 
 from airl import runtime
 from airl.seg.sam import SamConfig, build_sam
+from tests.pretend_gpu import A100, T4, pretend_gpu
 
 CPU = runtime.Runtime(torch.device("cpu"), "fp32")
 WORDS = ["<pad>", "<start>", "<unknown>", "<end>", "a", "the", "photo", "of", "red", "blue", "circle", "star"]
@@ -20,6 +21,20 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def cpu():
     return CPU
+
+
+@pytest.fixture(params=[T4, A100], ids=["T4", "A100"])
+def gpu(request):
+    with pretend_gpu(*request.param) as gpu:
+        gpu.kind = request.param
+        yield gpu
+
+
+@pytest.fixture
+def a100():
+    """Where it makes no difference which one: the embedded models run in fp32 on any GPU."""
+    with pretend_gpu(*A100) as gpu:
+        yield gpu
 
 
 @pytest.fixture(scope="session")

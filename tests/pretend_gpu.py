@@ -46,6 +46,8 @@ FLOAT32_ON_CUDA = (
 )  # fmt: skip
 WIDENED_ON_THE_CPU = ("cat", "stack")  # and those the CPU's brings to one precision, CUDA's leaves them alone
 
+T4, A100 = ((7, 5), "Tesla T4"), ((8, 0), "NVIDIA A100")  # compute capability and name
+
 
 @dataclass(eq=False)
 class Count:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from airl import check, seg, vit
-from tests.pretend_gpu import PretendGpu, pretend_gpu
+from tests.pretend_gpu import T4, PretendGpu, pretend_gpu
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the pretended GPU is for machines without one")
 
@@ -63,7 +63,7 @@ def test_a_wrong_product_on_the_device_is_seen_everywhere(capsys, monkeypatch):
     """One column in sixteen of each linear layer's result is a little too large: what an overclocked card does."""
     monkeypatch.setattr(check, "tracking", lambda there: (True, ""))  # slow in fp16 on a CPU
     on_gpu(monkeypatch, "linear", lambda y: y * (1 + 2 * (torch.arange(y.shape[-1]) % 16 == 3)))
-    with pretend_gpu((7, 5), "Tesla T4"):
+    with pretend_gpu(*T4):
         assert check.main() == 1
     said = lines(capsys)
     wrong = {name for name, verdict in said.items() if verdict == "WRONG"}
@@ -75,7 +75,7 @@ def test_a_wrong_product_on_the_device_is_seen_everywhere(capsys, monkeypatch):
 
 
 def test_on_a_t4_that_is_right_nothing_is_wrong(capsys):
-    with pretend_gpu((7, 5), "Tesla T4"):
+    with pretend_gpu(*T4):
         assert check.main() == 0
     said = lines(capsys)
     assert said.keys() - {""} == expected("fp16") and "WRONG" not in said.values()

@@ -46,5 +46,12 @@ def test_a_table_shows_a_column_with_the_same_places_and_says_nothing_where_noth
 
 
 def test_a_row_that_readme_wants_and_nobody_recorded_is_named():
-    with pytest.raises(LookupError, match="README's table wants 'images/s' of .'x'., .*train_step.json lacks"):
-        report._find(RESULTS, "train_step", ["x"], "images/s")
+    with pytest.raises(LookupError, match="README's table wants .*'other'.*train_step.json lacks"):
+        report._find(RESULTS, "train_step", [("AIRL", ["AIRL"], "images/s"), ("other", ["x"], "images/s")])
+
+
+def test_what_stands_side_by_side_in_readme_was_measured_in_one_run():
+    old = {"date": "2026-01-01", "rows": [{"way": "AIRL", "s": 2.0}, {"way": "timm", "s": 3.0}]}
+    new = {"date": "2026-02-02", "rows": [{"way": "AIRL", "s": 1.0}]}
+    sides = [("AIRL", ["AIRL"], "s"), ("timm", ["timm"], "s")]
+    assert report._find({"x": [old, new]}, "x", sides) == (old, [2.0, 3.0])

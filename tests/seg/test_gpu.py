@@ -19,24 +19,10 @@ from airl.seg.sam import SegmentAnything
 from airl.seg.sam2 import SegmentAnything2
 from airl.seg.seeds import make_seeds
 from airl.seg.video import VideoTracker
-from tests.pretend_gpu import CUDA, pretend_gpu
+from tests.pretend_gpu import CUDA
 
 pretended = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU")
-T4, A100 = ((7, 5), "Tesla T4"), ((8, 0), "NVIDIA A100")
 HINTS = {"box": True, "negatives": 2, "mask_prompt": True, "choice": "both", "templates": ("{}", "a photo of {}")}
-
-
-@pytest.fixture(params=[T4, A100], ids=["T4", "A100"])
-def gpu(request):
-    with pretend_gpu(*request.param) as gpu:
-        yield gpu
-
-
-@pytest.fixture
-def a100():
-    """For the embedded models, which run in fp32 on any GPU."""
-    with pretend_gpu(*A100) as gpu:
-        yield gpu
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import torch
 from airl import distributed, runtime, vit
 from airl.vit import plots
 from airl.vit.run import Run
-from tests.pretend_gpu import CUDA, pretend_gpu
+from tests.pretend_gpu import A100, CUDA, T4, pretend_gpu
 
 pretended = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU")
-T4, A100 = ((7, 5), "Tesla T4"), ((8, 0), "NVIDIA A100")
 
 # Kernels of one step, whatever the model's width: a step of a small model takes as long as launching them. More than
 # these mean that a change made training slower where launching is what limits. On a T4 fp16 comes with its scaler.
@@ -22,19 +21,6 @@ KERNELS = {
     "fast": {T4: 539, A100: 505},
 }
 KERNELS_OF_A_CHUNK = 340  # order, augmentation, mixing and erasing, once for thousands of images
-
-
-@pytest.fixture(params=[T4, A100], ids=["T4", "A100"])
-def gpu(request):
-    with pretend_gpu(*request.param) as gpu:
-        gpu.kind = request.param
-        yield gpu
-
-
-@pytest.fixture
-def a100():
-    with pretend_gpu(*A100) as gpu:
-        yield gpu
 
 
 def random_data(train=40, test=12) -> vit.Dataset:
