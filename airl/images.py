@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from airl.files import atomic_write
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
 MAX_PIXELS = 150_000_000  # beyond this a picture is taken for a decompression bomb
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
@@ -27,7 +27,7 @@ MAX_BYTES = 500_000_000  # of a picture from the web
 HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands, at the fifth byte of the file type
 
 # A torch tensor, too: a library that need not be loaded.
-Picture = Union[str, Path, bytes, BinaryIO, Image.Image, np.ndarray, "Tensor"]
+Picture = Union[str, Path, bytes, BinaryIO, Image.Image, np.ndarray, "torch.Tensor"]
 
 
 def load(source: Picture) -> np.ndarray:
@@ -167,7 +167,7 @@ def _strip_to_rgb(strip: Image.Image, name: str) -> np.ndarray:
     return np.asarray(strip.convert("RGB"))
 
 
-def _from_tensor(tensor: "Tensor") -> np.ndarray:
+def _from_tensor(tensor: "torch.Tensor") -> np.ndarray:
     tensor = tensor.detach().cpu()
     if tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4):
         tensor = tensor.permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
@@ -211,7 +211,7 @@ def model_input(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
-) -> "Tensor":
+) -> "torch.Tensor":
     """What a model sees of a picture, uint8 (H, W, 3) RGB: stretched to `size`, (h, w), and normalised; float32
     (1, 3, h, w). mean, std: of RGB in [0, 1]."""
     import torch
