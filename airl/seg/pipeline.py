@@ -83,7 +83,7 @@ class TextSegmenter:
         self.sam = sam
         self.recipe = _recipe(recipe)
         self.image: np.ndarray | None = None  # uint8 (H, W, 3) RGB
-        self._sam_image: np.ndarray | None = None  # what SAM looked at last
+        self._seen: tuple[np.ndarray, tiles.Tile | None] | None = None  # what SAM looked at last
         self._lock = threading.RLock()
 
     @classmethod
@@ -204,24 +204,28 @@ class TextSegmenter:
         for i, seed in enumerate(seeds):
             by_tile.setdefault(tiles.number_of(seed, cover), []).append(i)
         if list(by_tile) == [None]:
-            self._sam_look(self.image)
-            return self.sam.predict_many(seeds, guesses)
+            return self._predict(self.image, None, seeds, guesses)
         guesses = None if guesses is None else list(guesses)
         found: dict[int, Candidates] = {}
         for number, some in by_tile.items():
-            those, hints = [seeds[i] for i in some], guesses and [guesses[i] for i in some]
-            if number is None:
-                self._sam_look(self.image)
-                offered = self.sam.predict_many(those, hints)
-            else:
-                tile = cover[number]
-                self._sam_look(np.ascontiguousarray(self.image[tile]))
-                offered = self.sam.predict_many(
-                    [tiles.crop(seed, tile) for seed in those], hints and [hint[tile] for hint in hints]
-                )
-                offered = [tiles.paste(each, tile, self.image.shape[:2]) for each in offered]
-            found.update(zip(some, offered, strict=True))
+            tile = None if number is None else cover[number]
+            hints = guesses and [guesses[i] for i in some]
+            found.update(zip(some, self._predict(self.image, tile, [seeds[i] for i in some], hints), strict=True))
         return [found[i] for i in range(len(seeds))]
+
+    def _predict(
+        self, image: np.ndarray, tile: tiles.Tile | None, seeds: list[Seed], guesses: Iterable[np.ndarray] | None
+    ) -> list[Candidates]:
+        """What SAM offers for seeds on a picture, of which it sees a tile or, for None, all."""
+        if self._seen is None or self._seen[0] is not image or self._seen[1] != tile:
+            self._seen = None  # should looking fail, nothing older is taken for this
+            self.sam.set_image(image if tile is None else np.ascontiguousarray(image[tile]))
+            self._seen = image, tile
+        if tile is None:
+            return self.sam.predict_many(seeds, guesses)
+        cropped = [tiles.crop(seed, tile) for seed in seeds]
+        offered = self.sam.predict_many(cropped, None if guesses is None else (guess[tile] for guess in guesses))
+        return [tiles.paste(each, tile, image.shape[:2]) for each in offered]
 
     def _seed(self, probabilities: np.ndarray, recipe: Recipe) -> tuple[tuple[Seed, ...], float]:
         """The seeds and the peak of one prompt; its heat-map and coarse mask, as large as the picture, are not kept."""
@@ -245,12 +249,6 @@ class TextSegmenter:
                 p = np.where(seed.region, heatmap, 0).clip(1e-4, 1 - 1e-4)
                 yield np.log(p / (1 - p)).astype(np.float32)
 
-    def _sam_look(self, image: np.ndarray) -> None:
-        if self._sam_image is not image:
-            self._sam_image = None  # should looking fail, no older picture is taken for this one
-            self.sam.set_image(image)
-            self._sam_image = image
-
     def refine(self, one: Segmentation, add: Iterable[Point] = (), remove: Iterable[Point] = ()) -> Segmentation:
         """Correct a result by points, XY in pixels: `add`, which belong to the object, and `remove`, which do not.
 
@@ -264,9 +262,11 @@ class TextSegmenter:
         """
         from airl.seg.refine import refine
 
+        def ask(seed: Seed, tile: tiles.Tile | None, guess: np.ndarray | None = None) -> Candidates:
+            return self._predict(one.image, tile, [seed], None if guess is None else [guess])[0]
+
         with self._lock:
-            self._sam_look(one.image)
-            return refine(self.sam, one, add, remove)
+            return refine(ask, one, add, remove)
 
 
 def _recipe(recipe: str | Recipe) -> Recipe:

@@ -1,23 +1,27 @@
 """A result corrected by points: SAM asked again, with what it gave before (see `TextSegmenter.refine`)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 
+from airl.seg import tiles
 from airl.seg.metrics import iou
 from airl.seg.result import Segmentation
-from airl.seg.sam import Candidates, Segmenter
+from airl.seg.sam import Candidates
 from airl.seg.seeds import PackedMask, Seed, box_of, depth_of
+
+# (seed, tile, mask_prompt=None) to what SAM offers, which sees a tile of the picture or, for None, all of it.
+Ask = Callable[..., Candidates]
 
 
 def refine(
-    sam: Segmenter,
+    ask: Ask,
     one: Segmentation,
     add: Iterable[tuple[float, float]] = (),
     remove: Iterable[tuple[float, float]] = (),
 ) -> Segmentation:
-    """As `TextSegmenter.refine`, by a SAM that has looked at the result's picture."""
+    """As `TextSegmenter.refine`, which looks at the result's picture when it is asked."""
     added, removed = _points(add, one.size), _points(remove, one.size)
     if not len(added) + len(removed):
         raise ValueError("there is no point to refine by; give add=[(x, y)] or remove=[(x, y)]")
@@ -29,13 +33,13 @@ def refine(
             _nearest(instances, point).added.append(point)
         else:
             seed = Seed(point, PackedMask.pack(np.zeros(one.size, bool)), np.empty((0, 2)), None)
-            candidates = sam.predict(seed)
+            candidates = ask(seed, None)
             instances.append(_Asked(seed, candidates, _heeding(candidates, seed)))
     for point in removed:
         _nearest(instances, point).removed.append(point)
     for instance in instances:
         if instance.added or instance.removed:
-            instance.ask(sam)
+            instance.ask(ask)
     kept = [instance for instance in instances if not instance.is_removed()] or instances
     return replace(
         one,
@@ -62,11 +66,14 @@ class _Asked:
         margin = 1 + (high - low).max() / 10
         return bool((point >= low - margin).all() and (point <= high + margin).all())
 
-    def ask(self, sam: Segmenter) -> None:
+    def ask(self, ask: Ask) -> None:
         added, negatives = np.array([*self.seed.added, *self.added]), np.array([*self.seed.negatives, *self.removed])
         # No box: it may be what was wrong.
         self.seed = replace(self.seed, added=added.reshape(-1, 2), negatives=negatives.reshape(-1, 2), box=None)
-        self.candidates = _join(sam.predict(self.seed, self.logits), sam.predict(self.seed))
+        tile = self.candidates.tile  # a small thing stays as large as it was seen
+        if tile and not tiles.holds(tile, self.seed.points):
+            tile = None
+        self.candidates = _join(ask(self.seed, tile, self.logits), ask(self.seed, tile))
         self.chosen = _heeding(self.candidates, self.seed, self.logits > 0)
 
     def is_removed(self) -> bool:

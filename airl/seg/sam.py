@@ -39,6 +39,7 @@ class Candidates:
     logits: np.ndarray  # float32 (C, h, w), at SAM's own resolution; above 0 is inside
     scores: np.ndarray  # float32 (C,): the IoU that SAM predicts for each, about [0, 1]
     enlarge: Callable[[np.ndarray], np.ndarray] = np.asarray  # one (h, w) to the picture's (H, W)
+    tile: tuple[slice, slice] | None = None  # rows and columns of the picture that SAM saw, if not all of it
 
     def mask(self, i: int) -> np.ndarray:
         """Candidate i, enlarged: bool (H, W)."""

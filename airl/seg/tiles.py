@@ -88,12 +88,21 @@ def crop(seed: Seed, tile: Tile) -> Seed:
         packed_region=PackedMask.pack(seed.region[tile]),
         negatives=seed.negatives - offset,
         box=None if seed.box is None else seed.box - np.tile(offset, 2),
+        added=seed.added - offset,
     )
+
+
+def holds(tile: Tile, points: np.ndarray) -> bool:
+    """Whether all points, (N, 2) XY of the picture, are on a tile."""
+    rows, columns = tile
+    low, high = (columns.start, rows.start), (columns.stop - 1, rows.stop - 1)
+    return bool(((points >= low) & (points <= high)).all())
 
 
 def paste(candidates: Candidates, tile: Tile, size: tuple[int, int]) -> Candidates:
     """What SAM offers on a tile as what it offers on the picture, of `size`, (H, W)."""
-    return replace(candidates, enlarge=partial(_paste, enlarge=candidates.enlarge, tile=tile, size=size))
+    enlarge = partial(_paste, enlarge=candidates.enlarge, tile=tile, size=size)
+    return replace(candidates, enlarge=enlarge, tile=tile)
 
 
 def _paste(logits: np.ndarray, enlarge, tile: Tile, size: tuple[int, int]) -> np.ndarray:

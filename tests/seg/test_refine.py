@@ -49,13 +49,13 @@ def test_an_object_more_and_one_less(segmenter, scene):
 def test_points_go_to_the_nearest_instance_with_all_that_sam_was_told(segmenter, monkeypatch):
     scene = shapes.scene(14, (96, 128), "several")
     one = segmenter(scene.image, scene.prompt)
-    asked, predict = [], segmenter.sam.predict
+    asked, predict_many = [], segmenter.sam.predict_many
 
-    def spy(seed, mask_prompt=None):
-        asked.append((seed, mask_prompt))
-        return predict(seed, mask_prompt)
+    def spy(seeds, mask_prompts=None):
+        asked.append((seeds[0], mask_prompts and mask_prompts[0]))
+        return predict_many(seeds, mask_prompts)
 
-    monkeypatch.setattr(segmenter.sam, "predict", spy)
+    monkeypatch.setattr(segmenter.sam, "predict_many", spy)
     far, near = one.candidates[0].mask(one.chosen[0]), one.candidates[1].mask(one.chosen[1])
     point, beside = furthest_inside(near) + 1, furthest_inside(near) - 1
     two = segmenter.refine(segmenter.refine(one, add=[point]), remove=[beside])

@@ -1,5 +1,7 @@
 """Oracles: SciPy's labelling of connected parts, a picture cut out by hand, and scenes whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -99,7 +101,35 @@ def test_sam_sees_a_small_thing_on_its_tile(segmenter, large):
             expected = np.zeros(large.image.shape[:2], bool)
             expected[tile] = alone.mask(i)
             assert (candidates.mask(i) != expected).mean() < 1e-4
-    segmenter._sam_image = None  # the test set another
+    segmenter._seen = None  # the test set another
+
+
+def test_a_small_thing_is_corrected_on_its_tile(segmenter, large):
+    """What is asked again is what a tile as a picture of its own is asked."""
+    one = segmenter(large.image, large.prompt, tile=128)
+    tile, point = one.candidates[0].tile, one.instances[0].point
+    x, y = point
+    corrected = segmenter.refine(one, add=[point])
+    changed = next(c for c, seed in zip(corrected.candidates, corrected.seeds, strict=True) if len(seed.added))
+    assert changed.tile == tile
+    segmenter.sam.set_image(np.ascontiguousarray(large.image[tile]))
+    seed = replace(tiles.crop(one.seeds[0], tile), box=None, added=np.array([[x - tile[1].start, y - tile[0].start]]))
+    before = one.candidates[0].enlarge(one.candidates[0].logits[one.chosen[0]])[tile]
+    alone = [segmenter.sam.predict(seed, before), segmenter.sam.predict(seed)]
+    np.testing.assert_allclose(changed.scores, np.concatenate([c.scores for c in alone]), atol=1e-4)  # fp32
+    segmenter._seen = None  # the test set another
+    assert iou(corrected.mask, large.truth(large.prompt)) > iou(one.mask, large.truth(large.prompt)) - 0.05
+
+
+def test_a_point_beyond_the_tile_is_answered_on_the_whole_picture(segmenter, large):
+    one = segmenter(large.image, large.prompt, tile=128)
+    rows, columns = one.candidates[0].tile
+    H, W = large.image.shape[:2]
+    beyond = (0 if columns.start else W - 1, 0 if rows.start else H - 1)
+    corrected = segmenter.refine(
+        replace(one, seeds=one.seeds[:1], candidates=one.candidates[:1], chosen=one.chosen[:1]), remove=[beyond]
+    )
+    assert corrected.candidates[0].tile is None
 
 
 @pytest.mark.parametrize("mask_prompt", [False, True])
