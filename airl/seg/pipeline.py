@@ -67,7 +67,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 TINY_THRESHOLD = 0.5  # of the embedded models, which were measured at it
-TINY_FLOOR = 0.85  # of the embedded models: measured to refuse 98% of absent objects and to miss 2% of present ones
+TINY_FLOOR = 0.8  # of the embedded models: chosen on scenes that are in no test, in two drawing styles
 
 
 class TextSegmenter:
