@@ -1,6 +1,6 @@
 """What each part of the recipes is worth: one change at a time, at a fixed budget of images.
 
-    python -m benchmarks.ablation --data DIR [--passes 4] [--only kept "class token" ...] [--seeds 0 1]
+    python -m benchmarks.ablation --data DIR [--passes 4] [--only kept "no rotary positions" ...] [--seeds 0 1]
 
 Each row is recipe `fast` ("kept") with one change. The last tenth of each class's training images is held out and
 scored on after the last pass; the test images choose nothing. A few passes rank what makes learning fast, not what
@@ -11,7 +11,6 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -19,7 +18,6 @@ from torch import nn
 from airl import vit
 from airl.vit import ViT
 from airl.vit.data import Dataset
-from airl.vit.model import PatchDrop
 from benchmarks.analysis import hold_out
 from benchmarks.report import publish
 
@@ -53,8 +51,8 @@ def normalize_queries_and_keys(model: ViT) -> None:
         attn, project = block.attn, block.attn.project
         attn.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
 
-        def normalized(x, attn=attn, project=project):
-            q, k, v = project(x)
+        def normalized(x, rotation=None, attn=attn, project=project):
+            q, k, v = project(x, rotation)
             return attn.norms[0](q).to(v.dtype), attn.norms[1](k).to(v.dtype), v
 
         attn.project = normalized
@@ -76,42 +74,6 @@ class Side(nn.ModuleList):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([part(x) for part in self], dim=-1)
-
-
-def rotate_queries_and_keys(model: ViT) -> None:
-    """2-D rotary positions: half of a head's pairs turn with the patch's row, half with its column.
-
-    Heo et al. 2024, Rotary Position Embedding for Vision Transformer, https://arxiv.org/abs/2403.13298
-    """
-    side = model.config.image_size // model.config.patch_size
-    quarter = model.config.dim // model.config.heads // 4
-    rates = 100.0 ** (-torch.arange(quarter) / quarter)
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angles = torch.cat([place.reshape(-1, 1) * rates for place in (rows, columns)], dim=1)  # (T, 2 * quarter)
-    turn = torch.stack([angles.cos(), angles.sin()])[:, None, None]  # (2, 1, 1, T, 2 * quarter)
-    kept = [turn]
-
-    class Remember(PatchDrop):
-        """PatchDrop that tells which tokens are left."""
-
-        def forward(self, x):
-            places = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)[:, :, None]
-            both = super().forward(torch.cat([x, places.to(x.dtype)], dim=2))
-            kept[0] = turn[:, 0, 0, both[:, :, -1].long()][:, :, None]  # (2, B, 1, kept, 2 * quarter)
-            return both[:, :, :-1]
-
-    def rotated(x):
-        cos, sin = kept[0].to(x.dtype)
-        even, odd = x.chunk(2, dim=-1)
-        return torch.cat([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-
-    def project(x, plain):
-        q, k, v = plain(x)
-        return rotated(q), rotated(k), v
-
-    model.patch_drop = Remember()
-    for block in model.blocks:
-        block.attn.project = partial(project, plain=block.attn.project)
 
 
 class AttentionPool(nn.Module):
@@ -137,7 +99,8 @@ ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (o
     "kept": ({}, {}, None),
     "stem that halves at once": ({}, {}, halve_at_once),
     "patch stem": ({}, {"stem": "patch"}, None),
-    "class token": ({}, {"pool": "class"}, None),
+    "no rotary positions": ({}, {"rotary": False}, None),
+    "class token, no rotary positions": ({}, {"pool": "class", "rotary": False}, None),
     "a quarter of the patches dropped": ({"patch_drop": 0.25}, {}, None),
     "no patch dropped": ({"patch_drop": 0.0}, {}, None),
     "no AutoAugment": ({"auto_augment": False}, {}, None),
@@ -151,7 +114,6 @@ ROWS: dict[str, tuple[dict, dict, Callable[[ViT], None] | None]] = {  # name: (o
     "cosine schedule": ({"schedule": "cosine"}, {}, None),
     "batch 64": ({"batch_size": 64}, {}, None),
     "a matrix each for q, k and v": ({}, {}, split_projections),
-    "2-D rotary positions": ({}, {}, rotate_queries_and_keys),
     "attention pooling": ({}, {}, pool_by_attention),
     "QK-norm": ({}, {}, normalize_queries_and_keys),
     "other initial weights": ({}, {}, other_init),

@@ -36,6 +36,7 @@ class ViTConfig:
     drop_path: float = 0.0  # stochastic depth: rises linearly from 0 in the first block to this in the last
     stem: str = "patch"  # "patch": one linear map a patch; "conv": 3x3 convolutions
     pool: str = "class"  # "class": classify the class token; "mean": no class token, the mean of the tokens
+    rotary: bool = False  # 2-D rotary positions beside the position embeddings; wants pool "mean"
 
     # What the model was trained on, saved with it, so that to predict it needs nothing else.
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)  # of each channel in [0, 1]; these are CIFAR-10's
@@ -70,6 +71,13 @@ class ViTConfig:
             raise ValueError(f"a conv stem halves the image; patch_size {self.patch_size} is not a power of two")
         if self.pool not in ("class", "mean"):
             raise ValueError(f"pool is {self.pool!r}; expected 'class' or 'mean'")
+        if not isinstance(self.rotary, bool):
+            raise ValueError(f"rotary is {self.rotary!r}; expected True or False")
+        if self.rotary and (self.pool != "mean" or self.dim // self.heads % 4):
+            raise ValueError(
+                f"rotary positions are of patches alone, in fours: expected pool 'mean' and dim / heads a multiple "
+                f"of 4; pool is {self.pool!r} and dim / heads {self.dim // self.heads}"
+            )
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
@@ -78,8 +86,27 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     return scores.softmax(dim=-1, dtype=torch.float32)
 
 
+def rotations(config: ViTConfig) -> Tensor:
+    """By what `rotate` multiplies a head of each patch and its other half: (2, patches, hs), cosines and sines.
+
+    The first half of the hs / 2 angles is the patch's row times falling rates, the second half its column.
+    Heo et al. 2024, Rotary Position Embedding for Vision Transformer, https://arxiv.org/abs/2403.13298
+    """
+    side, quarter = config.image_size // config.patch_size, config.dim // config.heads // 4
+    angles = torch.arange(side)[:, None] * 100.0 ** (-torch.arange(quarter) / quarter)  # (side, hs / 4)
+    rows, columns = angles.repeat_interleave(side, dim=0), angles.repeat(side, 1)
+    cos, sin = (f(torch.cat([rows, columns], dim=1)) for f in (torch.cos, torch.sin))  # (patches, hs / 2) each
+    return torch.stack([torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)])
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair (i, i + hs / 2) of x (..., hs) by its angle; the rotation broadcasts to (2, ..., hs)."""
+    cos, sin = rotation.to(x.dtype)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention; `rotation` (2, B or 1, T, hs) gives queries and keys their relative places."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -88,13 +115,18 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.dim, config.dim)
         self.dropout = Dropout(config.dropout)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotation: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the tokens x (B, T, dim), each (B, nh, T, hs)."""
-        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)  # 3 x (B, T, nh, hs)
-        return tuple(part.transpose(1, 2) for part in qkv)  # 3 x (B, nh, T, hs)
+        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1))  # (B, T, 3, nh, hs)
+        if rotation is None:
+            q, k, v = qkv.unbind(2)  # (B, T, nh, hs) each
+        else:
+            qk, v = qkv.split([2, 1], dim=2)
+            q, k, v = *rotate(qk, rotation[:, :, :, None, None]).unbind(2), v.squeeze(2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = attention(*self.project(x)).transpose(1, 2).flatten(2)  # (B, nh, T, hs) -> (B, T, dim)
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        x = attention(*self.project(x, rotation)).transpose(1, 2).flatten(2)  # (B, nh, T, hs) -> (B, T, dim)
         return self.dropout(self.proj(x))
 
 
@@ -130,6 +162,8 @@ class DropPath(nn.Module):
 class PatchDrop(nn.Module):
     """In training, keep a random share of each image's tokens (B, T, dim), rounded down, at least one.
 
+    The rotations of the tokens, if any, (2, 1, T, hs), become those of the kept ones, (2, B, kept, hs).
+
     Liu et al. 2023, PatchDropout, https://arxiv.org/abs/2208.07220
     """
 
@@ -137,13 +171,14 @@ class PatchDrop(nn.Module):
         super().__init__()
         self.probability = 0.0  # that a token is left out; `train` sets it
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         if not self.training or self.probability == 0:
-            return x
+            return x, rotation
         B, T, dim = x.shape
         kept = max(1, int(T * (1 - self.probability)))
         index = torch.rand(B, T, device=x.device).argsort(dim=1)[:, :kept]
-        return x.gather(1, index[:, :, None].expand(-1, -1, dim))  # (B, kept, dim)
+        x = x.gather(1, index[:, :, None].expand(-1, -1, dim))  # (B, kept, dim)
+        return x, rotation if rotation is None else rotation[:, 0, index]
 
 
 class Block(nn.Module):
@@ -157,8 +192,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), rotation))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -197,6 +232,8 @@ class ViT(nn.Module, PyTorchModelHubMixin):
         self.stem.to(memory_format=torch.channels_last)  # then its output's tokens are contiguous
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.pool == "class" else None
         self.position = nn.Parameter(torch.zeros(1, tokens, config.dim))
+        rotation = rotations(config)[:, None] if config.rotary else None  # (2, 1, patches, hs)
+        self.register_buffer("rotation", rotation, persistent=False)
         self.patch_drop = PatchDrop()
         self.dropout = Dropout(config.dropout)
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
@@ -218,13 +255,13 @@ class ViT(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"images have shape {tuple(images.shape)}; this model expects (B, 3, {size}, {size})")
         x = self.stem(images.contiguous(memory_format=torch.channels_last))  # (B, dim, rows, columns)
         x = x.flatten(2).transpose(1, 2)  # (B, patches, dim), contiguous
-        x = self.patch_drop(x + self.position[:, -x.shape[1] :])
+        x, rotation = self.patch_drop(x + self.position[:, -x.shape[1] :], self.rotation)
         if self.class_token is not None:
             first = (self.class_token + self.position[:, :1]).expand(len(x), -1, -1)
             x = torch.cat([first, x], dim=1)  # (B, 1 + patches, dim)
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, rotation)
         x = self.norm(x)
         x = x[:, 0] if self.class_token is not None else x.mean(dim=1)  # (B, dim)
         return self.head(x)
@@ -238,7 +275,7 @@ class ViT(nn.Module, PyTorchModelHubMixin):
         """
         maps = []
 
-        def record(attn: Attention, inputs: tuple[Tensor]) -> None:
+        def record(attn: Attention, inputs: tuple[Tensor, Tensor | None]) -> None:
             q, k, _ = attn.project(*inputs)
             maps.append(attention_weights(q, k))
 

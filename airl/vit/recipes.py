@@ -90,8 +90,8 @@ class Recipes(dict):
 MODELS = Recipes(
     assignment=ViTConfig(),
     quick=ViTConfig(patch_size=8, dim=96, depth=4, heads=4, dropout=0.0, stem="conv"),
-    best=ViTConfig(depth=7, dropout=0.0, drop_path=0.1, stem="conv", pool="mean"),
-    fast=ViTConfig(dim=128, depth=6, heads=4, dropout=0.0, stem="conv", pool="mean"),
+    best=ViTConfig(depth=7, dropout=0.0, drop_path=0.1, stem="conv", pool="mean", rotary=True),
+    fast=ViTConfig(dim=128, depth=6, heads=4, dropout=0.0, stem="conv", pool="mean", rotary=True),
 )
 
 RECIPES = Recipes(

@@ -7,13 +7,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from timm.layers import PatchDropout
+from timm.layers import PatchDropout, RotaryEmbeddingCat, apply_rot_embed_cat
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from airl.vit import ViT, ViTConfig, attention_rollout
 from airl.vit.cpu import Dropout, attention
-from airl.vit.model import Attention, DropPath, PatchDrop
+from airl.vit.model import Attention, DropPath, PatchDrop, rotate, rotations
 
 SMALL = dict(image_size=16, patch_size=4, dim=48, depth=3, heads=4, dropout=0.0)
 
@@ -61,6 +61,51 @@ def test_logits_equal_timms_with_the_same_weights(shape, pool):
         torch.testing.assert_close(model(images), to_timm(model)(images), rtol=1e-4, atol=1e-5)
 
 
+def test_rotary_positions_are_timms():
+    """timm turns neighbouring channels, which ours are apart by half a head: their order in a product is no matter."""
+    config = ViTConfig(pool="mean", rotary=True, **SMALL)
+    q, k = torch.randn(2, 3, 5, 16, 12)  # (B, nh, T, hs) each
+    table = RotaryEmbeddingCat(12, temperature=100.0, in_pixels=False, feat_shape=(4, 4), grid_indexing="ij")
+    ours = [rotate(x, rotations(config)) for x in (q, k)]
+    theirs = [apply_rot_embed_cat(torch.stack(x.chunk(2, dim=-1), -1).flatten(-2), table.get_embed()) for x in (q, k)]
+    # fp32 sums of 12 products of the order of 1, in another order
+    torch.testing.assert_close(ours[0] @ ours[1].mT, theirs[0] @ theirs[1].mT, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rotary_model_rotates_each_kept_token_by_its_own_place():
+    """Without dropping, an image whose patches are given in another order, with their places, has the same logits."""
+    model = randomised(ViT(ViTConfig(pool="mean", rotary=True, **SMALL)))
+    for block in model.blocks:
+        block.attn.qkv.weight.data *= 100  # far from attention that looks everywhere alike
+    images = torch.randn(2, 3, 16, 16)
+    plain = ViT(ViTConfig(pool="mean", **SMALL))
+    plain.load_state_dict(model.state_dict())
+    assert not torch.allclose(plain.eval()(images), model(images), atol=1e-3)  # the rotations are used
+
+    order = torch.stack([torch.randperm(16), torch.randperm(16)])  # (B, T)
+
+    def shuffle(_, inputs, output):
+        x, rotation = output
+        return x.gather(1, order[:, :, None].expand_as(x)), rotation[:, 0, order]
+
+    expected = model(images)
+    model.patch_drop.register_forward_hook(shuffle)
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)  # means and softmaxes in another order
+
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda block, args: seen.append(args))
+    model.train()
+    model.patch_drop._forward_hooks.clear()
+    model.patch_drop.probability = 0.5
+    tokens = model.stem(images).flatten(2).mT + model.position
+    model(images)
+    x, rotation = seen[0]
+    assert x.shape == (2, 8, 48) and rotation.shape == (2, 2, 8, 12)
+    for image in range(2):
+        places = [(tokens[image] == token).all(dim=1).nonzero().item() for token in x[image]]
+        assert torch.equal(rotation[:, image], rotations(model.config)[:, places])
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 def test_both_paths_through_attention_are_one_function(dtype, tolerance):
     """In training a CPU takes its own path below fp32: outputs and gradients are scaled_dot_product_attention's.
@@ -99,9 +144,10 @@ def test_the_default_is_the_assignments_model():
     assert model.num_parameters == sum(p.numel() for p in to_timm(model).parameters()) < 6.4e6
 
 
-def test_attention_maps_are_the_weights_that_the_forward_pass_uses():
+@pytest.mark.parametrize("shape", [dict(), dict(pool="mean", rotary=True)], ids=["class token", "rotary"])
+def test_attention_maps_are_the_weights_that_the_forward_pass_uses(shape):
     """With the maps as weights, the values give what each attention layer put out in the real forward pass."""
-    model = randomised(ViT(ViTConfig(**SMALL)))
+    model = randomised(ViT(ViTConfig(**SMALL, **shape)))
     images = torch.randn(2, 3, 16, 16)
     seen = []
 
@@ -113,8 +159,9 @@ def test_attention_maps_are_the_weights_that_the_forward_pass_uses():
     maps = model.attention_maps(images)
     for hook in hooks:
         hook.remove()
-    assert maps.shape == (2, 3, 4, 17, 17)
-    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 3, 4, 17))
+    T = model.position.shape[1]
+    assert maps.shape == (2, 3, 4, T, T)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 3, 4, T))
     for block, (proj, v, output) in enumerate(seen):
         torch.testing.assert_close(proj((maps[:, block] @ v).transpose(1, 2).flatten(2)), output)
     assert not any(block.attn._forward_pre_hooks for block in model.blocks)
@@ -153,14 +200,14 @@ def test_patch_drop_keeps_as_many_tokens_as_timms_of_each_image_its_own(probabil
     drop = PatchDrop().train()
     drop.probability = probability
     x = torch.arange(tokens).expand(2000, tokens)[:, :, None] + torch.tensor([0.0, 0.5])  # (B, T, 2)
-    out = drop(x)
+    out, _ = drop(x)
     assert out.shape == PatchDropout(probability, num_prefix_tokens=0).train()(x).shape
     assert torch.equal(out[:, :, 1], out[:, :, 0] + 0.5)  # whole tokens
     kept = torch.zeros(2000, tokens).scatter_(1, out[:, :, 0].long(), 1.0)
     assert (kept.sum(dim=1) == out.shape[1]).all()  # each at most once
     # Binomial: the standard error of each token's share of 2,000 images is at most 0.011; five of them.
     assert (kept.mean(dim=0) - out.shape[1] / tokens).abs().max() < 0.056
-    assert drop.eval()(x) is x
+    assert drop.eval()(x)[0] is x
 
 
 def test_the_class_token_is_never_dropped():
@@ -263,6 +310,9 @@ def test_conv_stem_keeps_each_patchs_place():
         (dict(stem="resnet"), "stem is 'resnet'"),
         (dict(stem="conv", image_size=33, patch_size=3), "patch_size 3 is not a power of two"),
         (dict(pool="max"), "pool is 'max'"),
+        (dict(rotary="yes", pool="mean"), "rotary is 'yes'; expected True or False"),
+        (dict(rotary=True), "pool is 'class'"),
+        (dict(rotary=True, pool="mean", dim=48, heads=8), "dim / heads 6"),
         (dict(mlp_ratio=0), "mlp_ratio is 0"),
         (dict(dim="256"), "dim is '256'; expected a whole number"),
         (dict(dropout=None), "dropout is None; expected a number"),
