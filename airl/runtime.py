@@ -114,13 +114,14 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def device_name(device: torch.device) -> str:
-    """The hardware behind `device`, such as "Tesla T4 (compute capability 7.5)" or "AMD EPYC (2 threads)"."""
+    """The hardware behind `device`, such as "Tesla T4 (compute capability 7.5)" or "AMD EPYC, AVX2 (2 threads)"."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"{_cpu_name()} ({threads} thread{'s' * (threads > 1)})"
+        instructions = torch.backends.cpu.get_cpu_capability()  # processors of one name differ in them, and in speed
+        return f"{_cpu_name()}, {instructions} ({threads} thread{'s' * (threads > 1)})"
     return str(device)
 
 
