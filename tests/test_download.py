@@ -1,20 +1,19 @@
 """Downloads that go on where they broke off, from a server that has ranges; tests/vit/test_data.py has bad servers."""
 
 import hashlib
-import http.server
 import os
-import threading
 
 import pytest
 
 from airl import download as module
 from airl.download import download
+from tests import serving
 
 CONTENT = bytes(i * i % 251 for i in range(100_000))
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(serving.Handler):
     """Serves ranges; at /breaks it stops after `server.limit` bytes; at /whole it knows no ranges."""
 
     def do_GET(self):
@@ -30,22 +29,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(CONTENT[start:end])
         self.close_connection = True
 
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.limit = [], 60_000
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving.serving(Handler) as server:
+        server.asked, server.limit = [], 60_000
+        yield server
 
 
 def test_what_broke_off_goes_on_when_called_again(server, tmp_path):

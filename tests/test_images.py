@@ -5,7 +5,6 @@ import http.server
 import io
 import struct
 import sys
-import threading
 import tracemalloc
 import zlib
 
@@ -15,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 
 from airl import images
+from tests import serving
 
 
 @pytest.fixture
@@ -57,22 +57,15 @@ def test_from_the_web(picture, tmp_path, monkeypatch):
     Image.fromarray(picture).save(tmp_path / "a.png")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        try:
-            assert (images.load(f"{address}/a.png") == picture).all()
-            with pytest.raises(ConnectionError, match="b.png cannot be read: .*404.*give its path"):
-                images.load(f"{address}/b.png")
-            monkeypatch.setattr(images, "MAX_BYTES", 100)
-            with pytest.raises(ValueError, match="a.png holds more than"):
-                images.load(f"{address}/a.png")
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving.serving(handler) as server:
+        assert (images.load(f"{server.url}/a.png") == picture).all()
+        with pytest.raises(ConnectionError, match="b.png cannot be read: .*404.*give its path"):
+            images.load(f"{server.url}/b.png")
+        monkeypatch.setattr(images, "MAX_BYTES", 100)
+        with pytest.raises(ValueError, match="a.png holds more than"):
+            images.load(f"{server.url}/a.png")
     with pytest.raises(ConnectionError, match="a.png cannot be read"):
-        images.load(f"{address}/a.png")
+        images.load(f"{server.url}/a.png")
 
 
 def test_heic_is_read_if_its_package_is_there(picture, tmp_path, monkeypatch):

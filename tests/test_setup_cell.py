@@ -4,16 +4,17 @@ The cell runs in its own interpreter: `-S` leaves site-packages out, and with th
 what it is asked to install and "installs" an empty airl; a stand-in for git knows the branches.
 """
 
-import http.server
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests import serving
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("q?.ipynb"))
@@ -55,31 +56,24 @@ def session(path="", name="q1.ipynb"):
 def colab():
     """A server on port 9000 of a loopback address. `colab.answer` is sent as JSON, or as it is when it is bytes."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(serving.Handler):
         def do_GET(self):
             answer = self.server.answer
             self.send_response(200 if self.path == "/api/sessions" else 404)
             self.end_headers()
             self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
-        def log_message(self, *args):
-            pass
-
-    for i in range(1, 20):
-        try:
-            server = http.server.ThreadingHTTPServer((f"127.0.0.{i}", 9000), Handler)
-            break
-        except OSError:  # taken
-            continue
-    else:
-        pytest.skip("port 9000 is taken on every loopback address")
-    server.ip = server.server_address[0]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with ExitStack() as stack:
+        for i in range(1, 20):
+            try:
+                server = stack.enter_context(serving.serving(Handler, (f"127.0.0.{i}", 9000)))
+                break
+            except OSError:  # taken
+                continue
+        else:
+            pytest.skip("port 9000 is taken on every loopback address")
+        server.ip = server.server_address[0]
+        yield server
 
 
 @pytest.fixture

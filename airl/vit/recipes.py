@@ -131,7 +131,7 @@ RECIPES = Recipes(
     fast=TrainConfig(
         name="fast",
         about="The most accuracy in two hours of one CPU core: a small model, trained as best is without what pays "
-        "only over many passes (mixing, erasing, drop path). Without its rotary positions it reached 91.2% of CIFAR-10's "
+        "only over many passes (mixing, erasing, drop path). Without rotary positions it reached 91.2% of CIFAR-10's "
         "test images (seed 0, 118 minutes of one core of an AMD EPYC, bf16, 2026-11-25): the model in the package.",
         epochs=36,
         optimizer="muon",

@@ -1,12 +1,11 @@
 """Every download here is served by 127.0.0.1."""
 
 import hashlib
-import http.server
-import threading
 
 import pytest
 
 from airl.seg import weights
+from tests import serving
 
 BODY = bytes(range(256)) * 400
 
@@ -17,7 +16,7 @@ def served(tmp_path, monkeypatch):
     answers: dict[str, bytes] = {}
     asked: list[str] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(serving.Handler):
         def do_GET(self):
             asked.append(self.path)
             if self.path not in answers:
@@ -28,21 +27,14 @@ def served(tmp_path, monkeypatch):
             self.end_headers()
             self.wfile.write(answers[self.path])
 
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(weights, "SOURCES", (f"{address}/first/", f"{address}/second/"))
     digest = hashlib.md5(BODY).hexdigest()
     checkpoint = weights.Checkpoint(f"sam_vit_x_{digest[:6]}.pth", len(BODY), digest)
     monkeypatch.setitem(weights.SAM, "vit_x", checkpoint)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    yield answers, asked, checkpoint, tmp_path / "cache"
-    server.shutdown()
-    server.server_close()
+    with serving.serving(Handler) as server:
+        monkeypatch.setattr(weights, "SOURCES", (f"{server.url}/first/", f"{server.url}/second/"))
+        yield answers, asked, checkpoint, tmp_path / "cache"
 
 
 def test_names_agree_with_digests():

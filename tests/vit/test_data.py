@@ -1,7 +1,6 @@
 """Data sets against torchvision, PIL and numpy, and downloads against a local server that misbehaves."""
 
 import hashlib
-import http.server
 import pickle
 import tarfile
 import threading
@@ -18,6 +17,7 @@ from airl import download as download_module
 from airl.scenes import shapes
 from airl.vit import data as data_module
 from airl.vit.data import Dataset, Split, load_dataset
+from tests import serving
 
 # --- Split and Dataset ---------------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ CONTENT = np.random.default_rng(0).bytes(100_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(serving.Handler):
     """Serves `server.content` at /good and misbehaves elsewhere; notes the paths asked for in `server.asked`."""
 
     def do_GET(self):
@@ -237,24 +237,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def close(self):
         self.close_connection = True
 
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # a client that leaves a stalled server is what is tested
-    server.content, server.asked, server.stop = CONTENT, [], threading.Event()
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.stop.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving.serving(Handler) as server:
+        server.handle_error = lambda *_: None  # a client that leaves a stalled server is what is tested
+        server.content, server.asked, server.stop = CONTENT, [], threading.Event()
+        yield server
+        server.stop.set()
 
 
 @pytest.fixture
