@@ -75,8 +75,8 @@ class ViTConfig:
             raise ValueError(f"rotary is {self.rotary!r}; expected True or False")
         if self.rotary and (self.pool != "mean" or self.dim // self.heads % 4):
             raise ValueError(
-                f"rotary positions are of patches alone, in fours: expected pool 'mean' and dim / heads a multiple "
-                f"of 4; pool is {self.pool!r} and dim / heads {self.dim // self.heads}"
+                "rotary is True; then expected pool 'mean' and dim / heads a multiple of 4, "
+                f"but pool is {self.pool!r} and dim / heads is {self.dim // self.heads}"
             )
 
 
@@ -87,7 +87,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 
 def rotations(config: ViTConfig) -> Tensor:
-    """By what `rotate` multiplies a head of each patch and its other half: (2, patches, hs), cosines and sines.
+    """What `rotate` takes, of every patch: cosines and signed sines, float32 (2, patches, hs).
 
     The first half of the hs / 2 angles is the patch's row times falling rates, the second half its column.
     Heo et al. 2024, Rotary Position Embedding for Vision Transformer, https://arxiv.org/abs/2403.13298

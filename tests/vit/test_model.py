@@ -312,7 +312,7 @@ def test_conv_stem_keeps_each_patchs_place():
         (dict(pool="max"), "pool is 'max'"),
         (dict(rotary="yes", pool="mean"), "rotary is 'yes'; expected True or False"),
         (dict(rotary=True), "pool is 'class'"),
-        (dict(rotary=True, pool="mean", dim=48, heads=8), "dim / heads 6"),
+        (dict(rotary=True, pool="mean", dim=48, heads=8), "dim / heads is 6"),
         (dict(mlp_ratio=0), "mlp_ratio is 0"),
         (dict(dim="256"), "dim is '256'; expected a whole number"),
         (dict(dropout=None), "dropout is None; expected a number"),
