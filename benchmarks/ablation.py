@@ -45,17 +45,22 @@ def other_init(model: ViT) -> None:
 
 
 def normalize_queries_and_keys(model: ViT) -> None:
-    """QK-norm: a LayerNorm on each head's queries and keys."""
-    width = model.config.dim // model.config.heads
+    """QK-norm: a LayerNorm on each head's queries and keys, before they are rotated."""
     for block in model.blocks:
-        attn, project = block.attn, block.attn.project
-        attn.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        block.attn.qkv = nn.Sequential(block.attn.qkv, QKNorm(model.config.heads, model.config.dim))
 
-        def normalized(x, rotation=None, attn=attn, project=project):
-            q, k, v = project(x, rotation)
-            return attn.norms[0](q).to(v.dtype), attn.norms[1](k).to(v.dtype), v
 
-        attn.project = normalized
+class QKNorm(nn.Module):
+    """Queries, keys and values side by side, (B, T, 3 * dim), the first two normalised."""
+
+    def __init__(self, heads: int, dim: int):
+        super().__init__()
+        self.heads = heads
+        self.q, self.k = nn.LayerNorm(dim // heads), nn.LayerNorm(dim // heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = x.unflatten(2, (3, self.heads, -1)).unbind(2)  # (B, T, nh, hs) each
+        return torch.stack([self.q(q).to(v.dtype), self.k(k).to(v.dtype), v], dim=2).flatten(2)
 
 
 def split_projections(model: ViT) -> None:
