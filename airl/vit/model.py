@@ -101,7 +101,7 @@ def rotations(config: ViTConfig) -> Tensor:
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn each pair (i, i + hs / 2) of x (..., hs) by its angle; the rotation broadcasts to (2, ..., hs)."""
-    cos, sin = rotation.to(x.dtype)
+    cos, sin = rotation
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
@@ -255,7 +255,8 @@ class ViT(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"images have shape {tuple(images.shape)}; this model expects (B, 3, {size}, {size})")
         x = self.stem(images.contiguous(memory_format=torch.channels_last))  # (B, dim, rows, columns)
         x = x.flatten(2).transpose(1, 2)  # (B, patches, dim), contiguous
-        x, rotation = self.patch_drop(x + self.position[:, -x.shape[1] :], self.rotation)
+        rotation = None if self.rotation is None else self.rotation.to(x.dtype)  # once, for the queries of all blocks
+        x, rotation = self.patch_drop(x + self.position[:, -x.shape[1] :], rotation)
         if self.class_token is not None:
             first = (self.class_token + self.position[:, :1]).expand(len(x), -1, -1)
             x = torch.cat([first, x], dim=1)  # (B, 1 + patches, dim)

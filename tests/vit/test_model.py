@@ -89,13 +89,13 @@ def test_a_rotary_model_rotates_each_kept_token_by_its_own_place():
         return x.gather(1, order[:, :, None].expand_as(x)), rotation[:, 0, order]
 
     expected = model(images)
-    model.patch_drop.register_forward_hook(shuffle)
+    hook = model.patch_drop.register_forward_hook(shuffle)
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)  # means and softmaxes in another order
+    hook.remove()
 
     seen = []
     model.blocks[0].register_forward_pre_hook(lambda block, args: seen.append(args))
     model.train()
-    model.patch_drop._forward_hooks.clear()
     model.patch_drop.probability = 0.5
     tokens = model.stem(images).flatten(2).mT + model.position
     model(images)
